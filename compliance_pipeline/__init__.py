@@ -1,0 +1,1 @@
+"""Flags compliance violations in contact-center recordings."""

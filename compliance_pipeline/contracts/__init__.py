@@ -1,0 +1,1 @@
+"""Wire models: what crosses a process or machine boundary. Pydantic only; no I/O, no behaviour."""

@@ -1,0 +1,1 @@
+"""What we need of a contact-center platform (`port`) and the adapters that provide it."""

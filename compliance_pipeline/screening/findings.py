@@ -1,0 +1,35 @@
+"""What detectors pass on. Raw digits live in `Symbol` inside the engine only; a `Finding` never carries them."""
+
+from dataclasses import dataclass
+
+from compliance_pipeline.contracts.policy import Detector, FindingKind
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One heard or typed digit (or `*`, `#`, `A`-`D` of a keypad); times in seconds from the recording's start."""
+
+    char: str
+    start: float
+    end: float
+    confidence: float
+
+    def __repr__(self) -> str:
+        return f"Symbol(<hidden>, {self.start:.2f}-{self.end:.2f} s, {self.confidence:.2f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a detector found, safe to store and to show.
+
+    masked: card numbers at most BIN (6) and last four, everything else fully masked (PCI DSS 4.0.1, 3.4.1).
+    speaker: 'agent', 'customer' or the channel's index ('0', '1') where the platform does not say.
+    """
+
+    kind: FindingKind
+    detector: Detector
+    speaker: str
+    start_ms: int
+    end_ms: int
+    confidence: float
+    masked: str

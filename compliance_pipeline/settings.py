@@ -1,0 +1,84 @@
+"""One typed `Settings`: COMPLIANCE_* environment variables or a `.env` file. Secrets come from variables or files."""
+
+import os
+import secrets
+from base64 import b64encode
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is the variable COMPLIANCE_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="COMPLIANCE_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path("var"), description="folder that holds all data")
+    inbox_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the inbox; default: SQLite in the home folder"
+    )
+    platform: Literal["guide", "folder"] = Field(default="guide", description="platform adapter")
+    platform_url: str = Field(default="http://127.0.0.1:8090", description="base URL of the platform's API")
+    client_id: str = Field(default="compliance-service", description="OAuth2 client id")
+    client_secret: SecretStr | None = Field(default=None, description="OAuth2 client secret")
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="Standard Webhooks secret (whsec_...) that signs events"
+    )
+    token_key: SecretStr | None = Field(default=None, description="key that turns participant identifiers into tokens")
+    policy: Path | None = Field(default=None, description="policy pack (YAML); default: the one in the package")
+    host: str = Field(default="127.0.0.1", description="address that the receiver binds")
+    receiver_port: int = Field(default=8080, description="port of the receiver")
+    max_body_bytes: int = Field(default=256 * 1024, description="largest event accepted")
+    compliance_queue: str = Field(default="compliance_review_queue", description="queue that work items go to")
+    supervisor_queue: str = Field(default="supervisor_callback_queue", description="queue that callbacks go to")
+    objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
+    max_attempts: int = Field(default=8, description="tries of a recording before it goes to the dead letters")
+    claim_seconds: float = Field(default=120.0, description="after this a silent run's recordings are given back")
+    fetch_workers: int = Field(default=4, description="recordings fetched and screened at a time in one run")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @property
+    def inbox_database_url(self) -> str:
+        return self.inbox_url or f"sqlite:///{self.home / 'inbox.db'}"
+
+    @property
+    def warehouse_path(self) -> Path:
+        return self.home / "warehouse.duckdb"
+
+    @cached_property
+    def webhook_signing_secret(self) -> str:
+        return self._secret(self.webhook_secret, "webhook", prefix="whsec_")
+
+    @cached_property
+    def participant_token_key(self) -> str:
+        return self._secret(self.token_key, "token")
+
+    @cached_property
+    def platform_client_secret(self) -> str:
+        return self._secret(self.client_secret, "client")
+
+    def _secret(self, given: SecretStr | None, name: str, prefix: str = "") -> str:
+        """The given secret, else the one in `<home>/secrets/<name>`, made there (0600) by whoever comes first."""
+        if given is not None:
+            return given.get_secret_value()
+        folder = self.home / "secrets"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / name
+        if not path.exists():
+            made = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}"
+            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(prefix + b64encode(secrets.token_bytes(32)).decode())
+            try:
+                os.link(made, path)
+            except FileExistsError:
+                pass
+            finally:
+                made.unlink()
+        return path.read_text().strip()
