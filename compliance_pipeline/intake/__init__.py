@@ -1,0 +1,1 @@
+"""Events in: receiver, tokens, and the inbox that holds them. Knows nothing of platforms, media or Dagster."""

@@ -1,0 +1,495 @@
+"""The inbox: one durable row per recording, and who works on it (SQLite in WAL mode, or Postgres by URL).
+
+No HTTP, no platform, no clock: time comes in as a parameter. Nothing is ever deleted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from filelock import FileLock
+from pydantic import ValidationError
+from sqlalchemy.dialects import postgresql, sqlite
+
+from compliance_pipeline.contracts.event import EventType, RecordingEvent
+
+PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
+"""Dagster's default key format of an hourly partition."""
+
+STARTED_PATIENCE = timedelta(hours=4)
+"""A recording that only ever said 'started' is looked up after this."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CREATE_LOCK = 0x636F6D706C  # any constant, the same in every process
+
+
+class State(StrEnum):
+    """new, deferred and claimed are open; done and dead are settled."""
+
+    NEW = "new"
+    CLAIMED = "claimed"
+    DEFERRED = "deferred"
+    DONE = "done"
+    DEAD = "dead"
+
+
+OPEN_STATES = (State.NEW, State.CLAIMED, State.DEFERRED)
+
+
+def partition_hour(at: datetime) -> str:
+    """Key of the hourly partition (UTC) that `at` falls in, e.g. '2026-03-01-14:00'."""
+    return at.astimezone(UTC).replace(minute=0).strftime(PARTITION_FORMAT)
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingEvent:
+    """An event, minimised and tokenised already, as a receiver, consumer or sweep hands it in."""
+
+    event: RecordingEvent
+    source: str
+    correlation_id: str
+    available_at: datetime
+
+    @property
+    def recording_id(self) -> str:
+        return self.event.recording_id
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of an event. `response` is the answer for the sender, the same for every repeat but `duplicate`."""
+
+    recording_id: str
+    duplicate: bool
+    response: dict[str, Any]
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionWork:
+    """The actionable rows of one partition.
+
+    `latest_change` grows whenever a row becomes actionable again, also where `highest_seq` and `attempts` happen to
+    repeat (one row with an attempt settled, another one tried): put it in a run key that must not recur.
+    """
+
+    partition_hour: str
+    count: int
+    highest_seq: int
+    attempts: int
+    oldest_since: datetime
+    latest_change: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InboxItem:
+    """One row. `due_at`: from when it may be taken: since it waits, its retry time, or the end of its claim."""
+
+    seq: int
+    recording_id: str
+    source: str
+    event: EventType
+    state: State
+    partition_hour: str
+    payload: dict[str, Any] = field(repr=False)
+    correlation_id: str
+    ended_at: datetime | None
+    available_at: datetime
+    received_at: datetime
+    due_at: datetime | None
+    claimed_by: str | None
+    claimed_at: datetime | None
+    attempts: int
+    deliveries: int
+    reason: str | None
+    updated_at: datetime
+
+    @property
+    def claim_expires_at(self) -> datetime | None:
+        return self.due_at if self.state is State.CLAIMED else None
+
+    @property
+    def recording_event(self) -> RecordingEvent:
+        return RecordingEvent.model_validate(self.payload)
+
+
+class UtcTime(sa.TypeDecorator[datetime]):
+    """Aware datetimes as whole microseconds since 1970: exact, and compared alike by both databases."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: sa.Dialect) -> int | None:
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, _dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def _enum(kind: type[StrEnum]) -> sa.Enum:
+    return sa.Enum(kind, native_enum=False, length=32, values_callable=lambda members: [m.value for m in members])
+
+
+metadata = sa.MetaData()
+inbox_table = sa.Table(
+    "inbox",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("recording_id", sa.String(128), nullable=False, unique=True),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("event", _enum(EventType), nullable=False),
+    sa.Column("state", _enum(State), nullable=False),
+    sa.Column("partition_hour", sa.String(16), nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("correlation_id", sa.String(256), nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.Column("available_at", UtcTime, nullable=False),
+    sa.Column("received_at", UtcTime, nullable=False),
+    sa.Column("due_at", UtcTime),
+    sa.Column("claimed_by", sa.String(256)),
+    sa.Column("claimed_at", UtcTime),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("deliveries", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("updated_at", UtcTime, nullable=False),
+    # The sensor's question ('what is due?') reads only this, and of it only the rows that are due.
+    sa.Index("inbox_state_due", "state", "due_at"),
+    sa.Index("inbox_partition_due", "partition_hour", "due_at"),
+    sqlite_autoincrement=True,
+)
+breaker_table = sa.Table(
+    "breaker",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("successes", sa.Integer, nullable=False),
+    sa.Column("opened_at", UtcTime),
+)
+_row = inbox_table.c
+_MERGED = (
+    "event",
+    "state",
+    "partition_hour",
+    "payload",
+    "correlation_id",
+    "ended_at",
+    "available_at",
+    "due_at",
+    "deliveries",
+    "updated_at",
+)
+
+
+def insert(engine: sa.Engine, table: sa.Table) -> Any:
+    """An INSERT of the engine's dialect, which knows ON CONFLICT."""
+    return sqlite.insert(table) if engine.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def _entry(event: EventType, now: datetime) -> dict[str, Any]:
+    """State and due time of a recording whose latest event is `event`."""
+    if event is EventType.AVAILABLE:
+        return {"state": State.NEW, "due_at": now}
+    return {"state": State.DEFERRED, "due_at": now + STARTED_PATIENCE if event is EventType.STARTED else now}
+
+
+def _payload(event: RecordingEvent) -> dict[str, Any]:
+    given = event.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return given | {"event": event.event.value}
+
+
+def _times(incoming: IncomingEvent) -> dict[str, Any]:
+    return {"available_at": incoming.available_at, "partition_hour": partition_hour(incoming.available_at)}
+
+
+def _fresh(incoming: IncomingEvent, now: datetime) -> dict[str, Any]:
+    return {
+        "recording_id": incoming.recording_id,
+        "source": incoming.source,
+        "event": incoming.event.event,
+        "payload": _payload(incoming.event),
+        "correlation_id": incoming.correlation_id,
+        "ended_at": incoming.event.end_time,
+        "received_at": now,
+        "attempts": 0,
+        "deliveries": 1,
+        "updated_at": now,
+        **_times(incoming),
+        **_entry(incoming.event.event, now),
+    }
+
+
+def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tuple[dict[str, Any], bool]:
+    """What an event changes in the row of a recording known already, and whether it is a duplicate.
+
+    A later event of the lifecycle moves a waiting row on. A row that someone holds or that is settled only notes it:
+    whoever holds the row asks the platform anyway.
+    """
+    changes: dict[str, Any] = {"deliveries": row["deliveries"] + 1}
+    event = incoming.event.event
+    if event.rank <= row["event"].rank:
+        return changes, True
+    changes |= {"event": event, "updated_at": now}
+    if row["state"] in (State.NEW, State.DEFERRED):
+        changes |= {
+            "payload": _combined(row["payload"], incoming.event),
+            "correlation_id": incoming.correlation_id,
+            "ended_at": incoming.event.end_time or row["ended_at"],
+            **_times(incoming),
+            **_entry(event, now),
+        }
+    return changes, False
+
+
+def _combined(known: dict[str, Any], event: RecordingEvent) -> dict[str, Any]:
+    """The newer event over what the earlier one said; the newer alone where the two contradict each other."""
+    both = known | _payload(event)
+    try:
+        RecordingEvent.model_validate(both)
+    except ValidationError:
+        return _payload(event)
+    return both
+
+
+def _answer(recording_id: str, correlation_id: str, duplicate: bool) -> dict[str, Any]:
+    return {
+        "recordingId": recording_id,
+        "status": "accepted",
+        "correlationId": correlation_id,
+        "duplicate": duplicate,
+    }
+
+
+def _item(row: sa.Row[Any]) -> InboxItem:
+    return InboxItem(**row._mapping)
+
+
+def _held_by(owner: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_row.state == State.CLAIMED, _row.claimed_by == owner)
+
+
+def _engine(url: str) -> sa.Engine:
+    if sa.make_url(url).get_backend_name() != "sqlite":
+        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": 10})
+
+    @sa.event.listens_for(engine, "connect")
+    def _durable(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+class Inbox:
+    """The inbox at `url` (`sqlite:///path` or `postgresql+psycopg://...`). Methods raise SQLAlchemyError.
+
+    A claim is alive until somebody else takes the row over. `done`, `defer`, `dead`, `extend` and `release` work for
+    the owner of a live claim only; for anyone else they change nothing and say so (False, or a count of 0).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._writer = self.engine.execution_options(writes=True)
+        self._created = False
+
+    def create(self) -> None:
+        """Make the tables where missing. Safe to call often and from several processes at once."""
+        if self._created:
+            return
+        if self.engine.dialect.name == "sqlite":
+            path = Path(self.engine.url.database or "").resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{path}.lock"):
+                metadata.create_all(self._writer)
+        else:
+            with self._writer.begin() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
+                metadata.create_all(connection)
+        self._created = True
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def ping(self) -> None:
+        """Raise if the inbox can't be read."""
+        self.create()
+        with self.engine.connect() as connection:
+            connection.execute(sa.select(_row.seq).limit(1))
+
+    def store(self, events: Sequence[IncomingEvent], now: datetime) -> list[Stored]:
+        """Store a batch in one transaction, durable on return; one result per event, in the same order."""
+        if not events:
+            return []
+        first: dict[str, int] = {}
+        for index, event in enumerate(events):
+            first.setdefault(event.recording_id, index)
+        results: dict[int, Stored] = {}
+        with self._writer.begin() as connection:
+            # Sorted, so that two Postgres receivers with the same recordings wait for each other in one order.
+            rows = [_fresh(events[index], now) for _, index in sorted(first.items())]
+            statement = insert(self.engine, inbox_table).on_conflict_do_nothing(index_elements=["recording_id"])
+            for recording_id, seq in connection.execute(statement.returning(_row.recording_id, _row.seq), rows):
+                index = first[recording_id]
+                answer = _answer(recording_id, events[index].correlation_id, False)
+                results[index] = Stored(recording_id, False, answer, seq)
+            if rest := [index for index in range(len(events)) if index not in results]:
+                results |= self._merge(connection, {index: events[index] for index in rest}, now)
+        return [results[index] for index in range(len(events))]
+
+    def _merge(
+        self, connection: sa.Connection, events: Mapping[int, IncomingEvent], now: datetime
+    ) -> dict[int, Stored]:
+        ids = {event.recording_id for event in events.values()}
+        query = sa.select(inbox_table).where(_row.recording_id.in_(ids)).order_by(_row.recording_id).with_for_update()
+        known = {row.recording_id: dict(row._mapping) for row in connection.execute(query)}
+        results = {}
+        for index, event in events.items():
+            row = known[event.recording_id]
+            changes, duplicate = merge(row, event, now)
+            row |= changes
+            answer = _answer(row["recording_id"], row["correlation_id"], duplicate)
+            results[index] = Stored(row["recording_id"], duplicate, answer, row["seq"])
+        connection.execute(
+            sa.update(inbox_table)
+            .where(_row.seq == sa.bindparam("of_seq"))
+            .values({name: sa.bindparam(f"to_{name}") for name in _MERGED}),
+            [{"of_seq": row["seq"]} | {f"to_{name}": row[name] for name in _MERGED} for row in known.values()],
+        )
+        return results
+
+    def pending(self, now: datetime) -> list[PartitionWork]:
+        """Partitions that have something to do, newest first: rows new, due, or with a claim that ran out."""
+        query = (
+            sa.select(
+                _row.partition_hour,
+                sa.func.count(),
+                sa.func.max(_row.seq),
+                sa.func.sum(_row.attempts),
+                sa.func.min(_row.due_at),
+                sa.func.max(_row.updated_at),
+            )
+            .where(_row.state.in_(OPEN_STATES), _row.due_at <= now)
+            .group_by(_row.partition_hour)
+            .order_by(_row.partition_hour.desc())
+        )
+        with self.engine.connect() as connection:
+            return [PartitionWork(*row) for row in connection.execute(query)]
+
+    def claim(self, partition_hour: str, owner: str, now: datetime, lease: timedelta, limit: int) -> list[InboxItem]:
+        """Take up to `limit` actionable rows of the partition, those that `owner` holds already first; newest first.
+
+        No row goes to two owners. Each row taken counts as an attempt.
+        """
+        held = _held_by(owner)
+        query = (
+            sa.select(_row.seq)
+            .where(
+                _row.partition_hour == partition_hour,
+                _row.state.in_(OPEN_STATES),
+                sa.or_(_row.due_at <= now, held),
+            )
+            .order_by(sa.case((held, 0), else_=1), _row.available_at.desc(), _row.seq.desc())
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        values = {"state": State.CLAIMED, "claimed_by": owner, "claimed_at": now, "due_at": now + lease}
+        with self._writer.begin() as connection:
+            found = connection.scalars(query).all()
+            taken = (
+                sa.update(inbox_table)
+                .where(_row.seq.in_(found))
+                .values(**values, attempts=_row.attempts + 1, updated_at=now)
+                .returning(*inbox_table.c)
+            )
+            items = [_item(row) for row in connection.execute(taken)]
+        return sorted(items, key=lambda item: (item.available_at, item.seq), reverse=True)
+
+    def claimed(self, owner: str) -> list[InboxItem]:
+        """What `owner` holds, newest first."""
+        return self._select(_held_by(owner))
+
+    def extend(self, owner: str, now: datetime, lease: timedelta) -> int:
+        """Keep everything that `owner` holds until `now + lease`; how many rows that is."""
+        return self._change(_held_by(owner), due_at=now + lease, updated_at=now)
+
+    def done(self, recording_ids: Sequence[str], owner: str, now: datetime) -> int:
+        """Settle recordings; how many of them `owner` held."""
+        mine = sa.and_(_held_by(owner), _row.recording_id.in_(recording_ids))
+        return self._change(mine, state=State.DONE, due_at=None, reason=None, updated_at=now)
+
+    def defer(self, recording_id: str, owner: str, due_at: datetime, reason: str, now: datetime) -> bool:
+        """Give a recording back until `due_at`. `reason` is stored: it may hold nothing sensitive."""
+        mine = sa.and_(_held_by(owner), _row.recording_id == recording_id)
+        return bool(
+            self._change(
+                mine,
+                state=State.DEFERRED,
+                due_at=due_at,
+                reason=reason,
+                claimed_by=None,
+                claimed_at=None,
+                updated_at=now,
+            )
+        )
+
+    def dead(self, recording_id: str, owner: str, reason: str, now: datetime) -> bool:
+        """Set a recording aside for a person to look at. `reason` is stored: it may hold nothing sensitive."""
+        mine = sa.and_(_held_by(owner), _row.recording_id == recording_id)
+        return bool(self._change(mine, state=State.DEAD, due_at=None, reason=reason, updated_at=now))
+
+    def release(self, owner: str, now: datetime) -> int:
+        """Give back everything that `owner` holds, to be taken at once; how many rows that is."""
+        return self._change(
+            _held_by(owner), state=State.NEW, due_at=now, claimed_by=None, claimed_at=None, updated_at=now
+        )
+
+    def retry_dead(self, recording_ids: Sequence[str] | None, now: datetime) -> int:
+        """Make dead recordings (all of them if None) new again with a full set of attempts; how many."""
+        which = _row.state == State.DEAD
+        if recording_ids is not None:
+            which = sa.and_(which, _row.recording_id.in_(recording_ids))
+        return self._change(
+            which, state=State.NEW, due_at=now, claimed_by=None, claimed_at=None, attempts=0, updated_at=now
+        )
+
+    def counts(self) -> dict[State, int]:
+        """Rows by state, states without rows included."""
+        query = sa.select(_row.state, sa.func.count()).group_by(_row.state)
+        with self.engine.connect() as connection:
+            found = {state: count for state, count in connection.execute(query)}  # noqa: C416
+        return {state: found.get(state, 0) for state in State}
+
+    def get(self, recording_id: str) -> InboxItem | None:
+        found = self._select(_row.recording_id == recording_id)
+        return found[0] if found else None
+
+    def items(self, partition_hour: str) -> list[InboxItem]:
+        """Every row of a partition, settled ones too, newest first."""
+        return self._select(_row.partition_hour == partition_hour)
+
+    def dead_letters(self) -> list[InboxItem]:
+        """What was given up on, newest first."""
+        return self._select(_row.state == State.DEAD)
+
+    def _select(self, condition: sa.ColumnElement[bool]) -> list[InboxItem]:
+        query = sa.select(inbox_table).where(condition).order_by(_row.available_at.desc(), _row.seq.desc())
+        with self.engine.connect() as connection:
+            return [_item(row) for row in connection.execute(query)]
+
+    def _change(self, condition: sa.ColumnElement[bool], **values: Any) -> int:
+        # Locked in one order, like `store`: two Postgres transactions over the same rows can't wait for each other.
+        rows = sa.select(_row.seq).where(condition).order_by(_row.recording_id).with_for_update()
+        with self._writer.begin() as connection:
+            found = connection.scalars(rows).all()
+            return connection.execute(sa.update(inbox_table).where(_row.seq.in_(found)).values(**values)).rowcount
