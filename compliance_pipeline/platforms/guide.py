@@ -1,0 +1,161 @@
+"""The guide's endpoints and payloads as it prints them, behind the port. No HTTP mechanics: those are the transport's.
+
+The guide prints no look-up of records and callbacks; the ones here (`key=`) are ours, and so is `key` in the bodies.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
+from compliance_pipeline.platforms.port import Gone, Location, Media, MediaStream, NotYet, Ready, Unavailable
+from compliance_pipeline.platforms.transport import NotFound, Transport, parse
+from compliance_pipeline.settings import Settings
+
+RECORDS = "/api/v2/analytics/datadatasets/records"
+CALLBACKS = "/api/v2/conversations/callbacks"
+DATASET = "compliance_work_items_dataset"
+
+_NO_MEDIA_EVER = frozenset({"deleted", "failed", "error"})
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="ignore")
+
+
+class _Tag(_Answer):
+    key: str
+    value: str
+
+
+class _Recording(_Answer):
+    """GuideRecording of the guide's profile; `status` is an open set."""
+
+    id: str
+    status: str
+    media_uri: str | None = None
+    tags: list[_Tag] | None = None
+
+
+class _Created(_Answer):
+    id: str
+
+
+class _Keyed(_Answer):
+    key: str | None = None
+
+
+class _Entity(_Answer):
+    """A stored record or callback; `key` stands where we put it: in the record, or in the callback's data."""
+
+    id: str
+    record: _Keyed | None = None
+    data: _Keyed | None = None
+
+    @property
+    def key(self) -> str | None:
+        return (self.record or self.data or _Keyed()).key
+
+
+class _Found(_Answer):
+    entities: list[_Entity]
+
+
+class GuidePlatform:
+    """The platform port over the guide's API. Raises the port's errors."""
+
+    name = "guide"
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def locate(self, recording_id: str) -> Location:
+        """Guide, step 1: the status must be `available` before the media is fetched.
+
+        404 is NotYet: an event may come before the recording can be read. The caller limits the tries.
+        """
+        try:
+            recording = self._recording(recording_id)
+        except NotFound:
+            return NotYet("the platform does not know the recording (404)")
+        status = recording.status.lower()
+        if status in _NO_MEDIA_EVER:
+            return Gone(f"the platform says that the recording is {status}")
+        if status != "available":
+            return NotYet(f"the recording's status is {status if status.isalpha() else 'not a word'}, not available")
+        if not recording.media_uri:
+            return NotYet("the recording is available but has no mediaUri")
+        return Ready(Media(recording.media_uri))
+
+    def open_media(self, media: Media) -> AbstractContextManager[MediaStream]:
+        return self._transport.open_media(media.url)
+
+    def tag(self, recording_id: str, tags: Mapping[str, str]) -> None:
+        """Guide, step 3, `tag_recording`: PATCH with the whole list, others' tags kept.
+
+        The guide's API has no version to write against: a tag that somebody else adds between our read and our
+        write (milliseconds) can be lost.
+        """
+        present = self._recording(recording_id).tags or []
+        ours = [_Tag(key=key, value=value) for key, value in tags.items()]
+        if all([tag for tag in present if tag.key == mine.key] == [mine] for mine in ours):
+            return
+        merged = [tag for tag in present if tag.key not in tags] + ours
+        self._transport.request("PATCH", _path(recording_id), json={"tags": [tag.model_dump() for tag in merged]})
+
+    def open_work_item(self, item: WorkItem) -> str:
+        """Guide, step 3, `create_work_item`: a record of the compliance dataset."""
+        record = {
+            "recordingId": item.recording_id,
+            "violationType": item.violation_type,
+            "assignedQueue": item.queue,
+            "priority": item.priority,
+            "key": item.key,
+            "summary": item.summary,
+        }
+        return self._once(RECORDS, item.key, {"datasetId": DATASET}, {"datasetId": DATASET, "record": record})
+
+    def request_callback(self, callback: SupervisorCallback) -> str:
+        """Guide, step 3, 'outbound supervisor callback', whose body the guide doesn't print (ours)."""
+        body = {
+            "queueName": callback.queue,
+            "callbackScheduledTime": callback.scheduled_at.isoformat(),
+            "data": {"key": callback.key, "recordingId": callback.recording_id, "reason": callback.reason},
+        }
+        return self._once(CALLBACKS, callback.key, {}, body)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _recording(self, recording_id: str) -> _Recording:
+        path = _path(recording_id)
+        return parse(_Recording, self._transport.request("GET", path), f"GET {path}")
+
+    def _once(self, path: str, key: str, scope: Mapping[str, str], body: Mapping[str, Any]) -> str:
+        """The id of what has `key`, created if there is none, even where the answer of the creating POST is lost."""
+        if found := self._find(path, key, scope):
+            return found
+        try:
+            answer = self._transport.request("POST", path, json=body, headers={"Idempotency-Key": key})
+            return parse(_Created, answer, f"POST {path}").id
+        except Unavailable:
+            if found := self._find(path, key, scope):
+                return found
+            raise
+
+    def _find(self, path: str, key: str, scope: Mapping[str, str]) -> str | None:
+        answer = self._transport.request("GET", path, params={**scope, "key": key})
+        # A platform that ignores an unknown query parameter would answer with everything: trust the key, not the rank.
+        return next((e.id for e in parse(_Found, answer, f"GET {path}").entities if e.key == key), None)
+
+
+def from_settings(settings: Settings) -> GuidePlatform:
+    return GuidePlatform(Transport(settings.platform_url, settings.client_id, settings.platform_client_secret))
+
+
+def _path(recording_id: str) -> str:
+    return f"/api/v2/recordings/{quote(recording_id, safe='')}"
