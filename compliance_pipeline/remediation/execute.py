@@ -1,0 +1,75 @@
+"""Doing what was planned, through the platform port. Each action stands alone: one that fails stops no other."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+from compliance_pipeline.contracts.policy import Action, Severity
+from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
+from compliance_pipeline.platforms.port import Platform, PlatformError
+from compliance_pipeline.remediation.plan import PlannedAction
+
+WORKERS = 8
+_PRIORITY = {Severity.CRITICAL: "high", Severity.HIGH: "high", Severity.MEDIUM: "normal", Severity.LOW: "low"}
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    work_items: str
+    callbacks: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActionResult:
+    """external_id: the platform's id of what was created. error: why it failed; None when done."""
+
+    planned: PlannedAction
+    at: datetime
+    external_id: str | None = None
+    error: str | None = None
+
+
+def execute(
+    platform: Platform, planned: Sequence[PlannedAction], queues: Queues, clock: Callable[[], datetime]
+) -> Iterator[ActionResult]:
+    """Do the actions, all tags before the first work item, and yield what became of each, in the order given."""
+
+    def attempt(action: PlannedAction) -> ActionResult:
+        try:
+            external_id = _do(platform, action, queues, clock())
+        except PlatformError as error:
+            return ActionResult(action, clock(), error=str(error))
+        return ActionResult(action, clock(), external_id)
+
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="remediation") as pool:
+        yield from pool.map(attempt, planned)
+
+
+def _do(platform: Platform, planned: PlannedAction, queues: Queues, now: datetime) -> str | None:
+    violation = planned.violation
+    summary = f"{violation.rule_id} at {violation.start_ms / 1000:.1f} s: {violation.masked}"
+    match planned.action:
+        case Action.TAG_RECORDING:
+            tags = {"compliance_status": violation.verdict.value, "violation_type": violation.violation_type}
+            platform.tag(violation.recording_id, tags)
+            return None
+        case Action.CREATE_WORK_ITEM:
+            item = WorkItem(
+                key=planned.key,
+                recording_id=violation.recording_id,
+                violation_type=violation.violation_type,
+                queue=queues.work_items,
+                priority=_PRIORITY[violation.severity],
+                summary=summary,
+            )
+            return platform.open_work_item(item)
+        case Action.SUPERVISOR_CALLBACK:
+            callback = SupervisorCallback(
+                key=planned.key,
+                recording_id=violation.recording_id,
+                queue=queues.callbacks,
+                scheduled_at=now,
+                reason=summary,
+            )
+            return platform.request_callback(callback)

@@ -1,0 +1,21 @@
+-- $hour: 'remediation' (verdict -> tag written) and 'flagged' (available -> tag written) of recordings just tagged.
+INSERT INTO stage_times BY NAME
+WITH tagged AS (
+    SELECT recording_id, min(revised_at) AS flagged_at
+    FROM remediations
+    WHERE partition_hour = $hour AND action = 'tag_recording' AND status = 'done'
+    GROUP BY recording_id
+), judged AS (
+    SELECT recording_id, partition_hour, channel, started_at AS available_at, ended_at AS judged_at
+    FROM stage_times
+    WHERE partition_hour = $hour AND stage = 'judged'
+), added AS (
+    SELECT *, unnest([
+        {'stage': 'remediation', 'started_at': judged_at, 'ended_at': flagged_at},
+        {'stage': 'flagged', 'started_at': available_at, 'ended_at': flagged_at}
+    ], recursive := true)
+    FROM judged JOIN tagged USING (recording_id)
+)
+SELECT recording_id, stage, partition_hour, channel, started_at, ended_at, epoch(ended_at - started_at) AS seconds
+FROM added
+ON CONFLICT DO NOTHING;

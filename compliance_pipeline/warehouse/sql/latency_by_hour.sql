@@ -1,0 +1,15 @@
+-- $hour, $objective: replaces one hour of the mart.
+INSERT INTO latency_by_hour BY NAME
+SELECT
+    partition_hour,
+    coalesce(channel, 'all') AS channel,
+    stage,
+    count(*) AS recordings,
+    quantile_cont(seconds, 0.50) AS p50_s,
+    quantile_cont(seconds, 0.95) AS p95_s,
+    quantile_cont(seconds, 0.99) AS p99_s,
+    max(seconds) AS max_s,
+    count(*) FILTER (seconds <= $objective) AS within_objective
+FROM stage_times
+WHERE partition_hour = $hour
+GROUP BY GROUPING SETS ((partition_hour, stage), (partition_hour, channel, stage));

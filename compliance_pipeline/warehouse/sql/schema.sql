@@ -1,0 +1,183 @@
+-- Facts are append-only: a repeat of the same key changes nothing, a newer revision is a new row.
+-- All times are UTC; partition_hour is the hour in which the recording became available.
+
+CREATE TABLE IF NOT EXISTS recordings (
+    recording_id    VARCHAR PRIMARY KEY,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    source          VARCHAR NOT NULL,
+    channel         VARCHAR NOT NULL,
+    direction       VARCHAR,
+    queue           VARCHAR,
+    participants    VARCHAR[] NOT NULL,
+    correlation_id  VARCHAR NOT NULL,
+    started_at      TIMESTAMPTZ,
+    ended_at        TIMESTAMPTZ,
+    available_at    TIMESTAMPTZ NOT NULL,
+    received_at     TIMESTAMPTZ NOT NULL,
+    recorded_at     TIMESTAMPTZ NOT NULL
+);
+COMMENT ON TABLE recordings IS 'One row a recording that the platform announced.';
+COMMENT ON COLUMN recordings.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN recordings.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN recordings.source IS 'Platform adapter that announced it.';
+COMMENT ON COLUMN recordings.channel IS 'voice, chat or email.';
+COMMENT ON COLUMN recordings.direction IS 'inbound or outbound.';
+COMMENT ON COLUMN recordings.queue IS 'Queue that served the interaction.';
+COMMENT ON COLUMN recordings.participants IS 'Participant identifiers as keyed tokens (tok_...); never the raw values.';
+COMMENT ON COLUMN recordings.correlation_id IS 'Id of the event delivery (webhook-id) that announced it.';
+COMMENT ON COLUMN recordings.available_at IS 'When the platform said that the media became available.';
+COMMENT ON COLUMN recordings.received_at IS 'When the receiver stored the event.';
+COMMENT ON COLUMN recordings.recorded_at IS 'When this row was written.';
+
+CREATE TABLE IF NOT EXISTS media (
+    recording_id    VARCHAR NOT NULL,
+    engine_version  VARCHAR NOT NULL,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    size_bytes      BIGINT NOT NULL,
+    sha256          VARCHAR NOT NULL,
+    container       VARCHAR NOT NULL,
+    codec           VARCHAR NOT NULL,
+    audio_channels  INTEGER NOT NULL,
+    duration_ms     BIGINT NOT NULL,
+    complete        BOOLEAN NOT NULL,
+    fetched_at      TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (recording_id, engine_version)
+);
+COMMENT ON TABLE media IS 'What was fetched and decoded of a recording. The media itself is not kept.';
+COMMENT ON COLUMN media.sha256 IS 'Digest of the bytes that arrived.';
+COMMENT ON COLUMN media.duration_ms IS 'Decoded milliseconds, not what a header claims.';
+COMMENT ON COLUMN media.complete IS 'False where the transfer or the container says that the end is missing.';
+
+CREATE TABLE IF NOT EXISTS findings (
+    recording_id    VARCHAR NOT NULL,
+    engine_version  VARCHAR NOT NULL,
+    finding_no      INTEGER NOT NULL,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    kind            VARCHAR NOT NULL,
+    detector        VARCHAR NOT NULL,
+    speaker         VARCHAR NOT NULL,
+    start_ms        BIGINT NOT NULL,
+    end_ms          BIGINT NOT NULL,
+    confidence      DOUBLE NOT NULL,
+    masked          VARCHAR NOT NULL,
+    PRIMARY KEY (recording_id, engine_version, finding_no)
+);
+COMMENT ON TABLE findings IS 'What the detectors found, before any policy; a new policy is evaluated from these.';
+COMMENT ON COLUMN findings.masked IS 'Card numbers at most BIN and last four (PCI DSS 4.0.1, 3.4.1), all else masked whole.';
+
+CREATE TABLE IF NOT EXISTS verdicts (
+    recording_id        VARCHAR NOT NULL,
+    policy_version      VARCHAR NOT NULL,
+    engine_version      VARCHAR NOT NULL,
+    partition_hour      TIMESTAMPTZ NOT NULL,
+    channel             VARCHAR NOT NULL,
+    verdict             VARCHAR NOT NULL,
+    violation_type      VARCHAR,
+    rule_id             VARCHAR,
+    severity            VARCHAR,
+    confidence_score    DOUBLE,
+    timestamp_offset_ms BIGINT,
+    evidence_snippet    VARCHAR,
+    recommended_action  VARCHAR NOT NULL,
+    correlation_id      VARCHAR NOT NULL,
+    unscreenable_reason VARCHAR,
+    judged_at           TIMESTAMPTZ NOT NULL,
+    run_id              VARCHAR NOT NULL,
+    PRIMARY KEY (recording_id, policy_version, engine_version)
+);
+COMMENT ON TABLE verdicts IS 'One verdict a recording, policy and engine, in the guide''s terms; the newest is served.';
+COMMENT ON COLUMN verdicts.verdict IS 'VIOLATION_DETECTED, REVIEW_REQUIRED, NO_VIOLATION or UNSCREENABLE.';
+COMMENT ON COLUMN verdicts.rule_id IS 'Rule that decided the verdict.';
+COMMENT ON COLUMN verdicts.timestamp_offset_ms IS 'From the start of the recording to the finding.';
+COMMENT ON COLUMN verdicts.unscreenable_reason IS 'Why the media could not be screened, in one word.';
+COMMENT ON COLUMN verdicts.run_id IS 'Dagster run that judged.';
+
+CREATE TABLE IF NOT EXISTS violations (
+    recording_id    VARCHAR NOT NULL,
+    policy_version  VARCHAR NOT NULL,
+    engine_version  VARCHAR NOT NULL,
+    rule_id         VARCHAR NOT NULL,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    channel         VARCHAR NOT NULL,
+    verdict         VARCHAR NOT NULL,
+    violation_type  VARCHAR NOT NULL,
+    severity        VARCHAR NOT NULL,
+    detector        VARCHAR NOT NULL,
+    speaker         VARCHAR NOT NULL,
+    start_ms        BIGINT NOT NULL,
+    confidence      DOUBLE NOT NULL,
+    masked          VARCHAR NOT NULL,
+    hits            INTEGER NOT NULL,
+    PRIMARY KEY (recording_id, policy_version, engine_version, rule_id)
+);
+COMMENT ON TABLE violations IS 'Every rule that a recording broke, with its best finding.';
+COMMENT ON COLUMN violations.hits IS 'Findings that match the rule.';
+
+CREATE TABLE IF NOT EXISTS remediations (
+    recording_id    VARCHAR NOT NULL,
+    rule_id         VARCHAR NOT NULL,
+    action          VARCHAR NOT NULL,
+    revision        INTEGER NOT NULL,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    status          VARCHAR NOT NULL,
+    external_id     VARCHAR,
+    error           VARCHAR,
+    revised_at      TIMESTAMPTZ NOT NULL,
+    run_id          VARCHAR NOT NULL,
+    PRIMARY KEY (recording_id, rule_id, action, revision)
+);
+COMMENT ON TABLE remediations IS 'Each action for a violation: planned before the call, done or failed after it.';
+COMMENT ON COLUMN remediations.revision IS 'Counts up; the highest is what holds.';
+COMMENT ON COLUMN remediations.status IS 'planned, done or failed.';
+COMMENT ON COLUMN remediations.external_id IS 'The platform''s id of the work item or callback.';
+COMMENT ON COLUMN remediations.error IS 'Why the last try failed; masked.';
+
+CREATE TABLE IF NOT EXISTS stage_times (
+    recording_id    VARCHAR NOT NULL,
+    stage           VARCHAR NOT NULL,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    channel         VARCHAR NOT NULL,
+    started_at      TIMESTAMPTZ NOT NULL,
+    ended_at        TIMESTAMPTZ NOT NULL,
+    seconds         DOUBLE NOT NULL,
+    PRIMARY KEY (recording_id, stage)
+);
+COMMENT ON TABLE stage_times IS 'Where a recording''s time went; stages are defined in docs/architecture.md.';
+
+CREATE TABLE IF NOT EXISTS latency_by_hour (
+    partition_hour   TIMESTAMPTZ NOT NULL,
+    channel          VARCHAR NOT NULL,
+    stage            VARCHAR NOT NULL,
+    recordings       BIGINT NOT NULL,
+    p50_s            DOUBLE NOT NULL,
+    p95_s            DOUBLE NOT NULL,
+    p99_s            DOUBLE NOT NULL,
+    max_s            DOUBLE NOT NULL,
+    within_objective BIGINT NOT NULL,
+    PRIMARY KEY (partition_hour, channel, stage)
+);
+COMMENT ON TABLE latency_by_hour IS 'Exact percentiles of each stage by hour and channel (''all'': every channel). Never average these.';
+COMMENT ON COLUMN latency_by_hour.within_objective IS 'Recordings whose stage took no longer than the objective; meant for stage ''flagged''.';
+
+CREATE TABLE IF NOT EXISTS violations_by_hour (
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    channel         VARCHAR NOT NULL,
+    rule_id         VARCHAR NOT NULL,
+    violation_type  VARCHAR NOT NULL,
+    severity        VARCHAR NOT NULL,
+    verdict         VARCHAR NOT NULL,
+    recordings      BIGINT NOT NULL,
+    screened        BIGINT NOT NULL,
+    PRIMARY KEY (partition_hour, channel, rule_id)
+);
+COMMENT ON TABLE violations_by_hour IS 'Recordings that broke each rule, by hour and channel, beside those that were screened.';
+COMMENT ON COLUMN violations_by_hour.recordings IS 'Recordings that broke the rule.';
+COMMENT ON COLUMN violations_by_hour.screened IS 'Recordings of the channel that could be screened in the hour: the denominator.';
+
+CREATE VIEW IF NOT EXISTS latest_verdicts AS
+SELECT * FROM verdicts
+QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id ORDER BY judged_at DESC) = 1;
+
+CREATE VIEW IF NOT EXISTS latest_remediations AS
+SELECT * FROM remediations
+QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id, rule_id, action ORDER BY revision DESC) = 1;

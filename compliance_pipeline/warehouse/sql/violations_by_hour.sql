@@ -1,0 +1,21 @@
+-- $hour: replaces one hour of the mart. Only what the newest verdict of a recording says counts.
+INSERT INTO violations_by_hour BY NAME
+WITH newest AS (
+    SELECT * FROM latest_verdicts WHERE partition_hour = $hour
+), screened AS (
+    SELECT channel, count(*) AS screened FROM newest WHERE verdict <> 'UNSCREENABLE' GROUP BY channel
+)
+SELECT
+    v.partition_hour,
+    v.channel,
+    v.rule_id,
+    any_value(v.violation_type) AS violation_type,
+    any_value(v.severity) AS severity,
+    any_value(v.verdict) AS verdict,
+    count(*) AS recordings,
+    coalesce(any_value(s.screened), 0) AS screened
+FROM violations v
+JOIN newest n USING (recording_id, policy_version, engine_version)
+LEFT JOIN screened s ON s.channel = v.channel
+WHERE v.partition_hour = $hour
+GROUP BY v.partition_hour, v.channel, v.rule_id;

@@ -1,0 +1,127 @@
+"""Rows of the warehouse's tables, as the pipeline hands them over; the tables themselves are in sql/schema.sql."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingRow:
+    table: ClassVar[str] = "recordings"
+    recording_id: str
+    partition_hour: datetime
+    source: str
+    channel: str
+    direction: str | None
+    queue: str | None
+    participants: list[str]
+    correlation_id: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    available_at: datetime
+    received_at: datetime
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRow:
+    table: ClassVar[str] = "media"
+    recording_id: str
+    engine_version: str
+    partition_hour: datetime
+    size_bytes: int
+    sha256: str
+    container: str
+    codec: str
+    audio_channels: int
+    duration_ms: int
+    complete: bool
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    table: ClassVar[str] = "findings"
+    recording_id: str
+    engine_version: str
+    finding_no: int
+    partition_hour: datetime
+    kind: str
+    detector: str
+    speaker: str
+    start_ms: int
+    end_ms: int
+    confidence: float
+    masked: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    table: ClassVar[str] = "verdicts"
+    recording_id: str
+    policy_version: str
+    engine_version: str
+    partition_hour: datetime
+    channel: str
+    verdict: str
+    violation_type: str | None
+    rule_id: str | None
+    severity: str | None
+    confidence_score: float | None
+    timestamp_offset_ms: int | None
+    evidence_snippet: str | None
+    recommended_action: str
+    correlation_id: str
+    unscreenable_reason: str | None
+    judged_at: datetime
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViolationRow:
+    table: ClassVar[str] = "violations"
+    recording_id: str
+    policy_version: str
+    engine_version: str
+    rule_id: str
+    partition_hour: datetime
+    channel: str
+    verdict: str
+    violation_type: str
+    severity: str
+    detector: str
+    speaker: str
+    start_ms: int
+    confidence: float
+    masked: str
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemediationRow:
+    table: ClassVar[str] = "remediations"
+    recording_id: str
+    rule_id: str
+    action: str
+    revision: int
+    partition_hour: datetime
+    status: str
+    external_id: str | None
+    error: str | None
+    revised_at: datetime
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimeRow:
+    table: ClassVar[str] = "stage_times"
+    recording_id: str
+    stage: str
+    partition_hour: datetime
+    channel: str
+    started_at: datetime
+    ended_at: datetime
+    seconds: float
+
+
+Row = RecordingRow | MediaRow | FindingRow | VerdictRow | ViolationRow | RemediationRow | StageTimeRow

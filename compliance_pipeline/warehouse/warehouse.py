@@ -1,0 +1,126 @@
+"""The DuckDB warehouse: one guarded writer, keyed append-only tables, hourly marts. No business rules here."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from compliance_pipeline.warehouse.tables import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from duckdb import DuckDBPyConnection
+
+LOCK_TIMEOUT_S = 60.0
+MARTS = ("latency_by_hour", "violations_by_hour")
+
+
+class WarehouseBusy(Exception):
+    """Another process held the warehouse for longer than LOCK_TIMEOUT_S."""
+
+
+@cache
+def sql(name: str) -> str:
+    return files(__package__).joinpath("sql", f"{name}.sql").read_text("utf-8")
+
+
+class Warehouse:
+    """One DuckDB file.
+
+    Every open, reads too, holds an OS lock from connect to close: DuckDB 2.0.0 reads its headers before it has its
+    own lock, and lost acknowledged commits when several processes opened the same file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S)
+        self._created = False
+
+    @contextmanager
+    def _connect(self, read_only: bool) -> Iterator["DuckDBPyConnection"]:
+        import duckdb
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, duckdb.connect(self.path, read_only=read_only) as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                yield connection
+        except Timeout:
+            raise WarehouseBusy(
+                f"The warehouse {self.path.name} was in use for over {LOCK_TIMEOUT_S:.0f} s. Close whatever else has "
+                "it open (a notebook, a DuckDB shell) and run the step again; nothing was written."
+            ) from None
+
+    @contextmanager
+    def write(self) -> Iterator["DuckDBPyConnection"]:
+        """One transaction; committed when the block ends, rolled back when it raises."""
+        with self._connect(read_only=False) as connection:
+            if not self._created:
+                connection.execute(sql("schema"))
+                self._created = True
+            connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    @contextmanager
+    def read(self) -> Iterator["DuckDBPyConnection"]:
+        if not self.path.exists():
+            with self.write():
+                pass
+        with self._connect(read_only=True) as connection:
+            yield connection
+
+    def append(self, rows: Sequence[Row]) -> int:
+        """Add rows of any tables in one transaction; returns how many were new. A known key changes nothing."""
+        if not rows:
+            return 0
+        by_table: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            by_table[row.table].append(asdict(row))
+        added = 0
+        with self.write() as connection:
+            for table, values in by_table.items():
+                added += connection.execute(
+                    f"INSERT INTO {table} BY NAME SELECT unnest($rows, recursive := true) ON CONFLICT DO NOTHING",
+                    {"rows": values},
+                ).fetchall()[0][0]
+        return added
+
+    def select(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The rows of a query, as dictionaries with aware UTC times."""
+        with self.read() as connection:
+            result = connection.execute(query, parameters or {})
+            names = [column[0] for column in result.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def frame(self, query: str, parameters: Mapping[str, Any] | None = None) -> "pd.DataFrame":
+        with self.read() as connection:
+            return connection.execute(query, parameters or {}).df()
+
+    def refresh_mart(self, mart: str, hour: datetime, **parameters: Any) -> int:
+        """Rebuild one hour of a mart; cost follows the rows of the hour. Returns the mart's rows for it."""
+        if mart not in MARTS:
+            raise ValueError(f"no such mart: {mart}")
+        with self.write() as connection:
+            connection.execute(f"DELETE FROM {mart} WHERE partition_hour = $hour", {"hour": hour})  # noqa: S608
+            return int(connection.execute(sql(mart), {"hour": hour, **parameters}).fetchall()[0][0])
+
+    def columns(self, table: str) -> list[tuple[str, str, str | None]]:
+        """(name, type, comment) of a table's columns."""
+        rows = self.select(
+            "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = $table "
+            "ORDER BY column_index",
+            {"table": table},
+        )
+        return [(row["column_name"], row["data_type"], row["comment"]) for row in rows]
