@@ -1,0 +1,1 @@
+"""What Dagster sees: partitions, resources, assets, checks, sensors. Thin: the work is done in `steps`."""

@@ -1,0 +1,17 @@
+"""All that Dagster loads."""
+
+import dagster as dg
+
+from compliance_pipeline.orchestration import assets, checks, resources, sensors
+
+
+@dg.definitions
+def compliance_pipeline() -> dg.Definitions:
+    return dg.Definitions(
+        assets=[assets.recordings, assets.screening, assets.remediations, assets.marts],
+        asset_checks=[checks.hourly_checks],
+        jobs=[sensors.flag_recordings],
+        sensors=[sensors.recording_sensor],
+        resources={"pipeline": resources.PipelineResource()},
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,184 @@
+"""The asset graph: recordings, then media and verdicts in one pass, then remediations and the hourly marts.
+
+Each asset calls one step and reports what it did; what the step does belongs in `steps`.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from compliance_pipeline import steps
+from compliance_pipeline.orchestration.partitions import hourly
+from compliance_pipeline.orchestration.resources import PipelineResource
+from compliance_pipeline.warehouse.warehouse import MARTS
+
+OWNERS = ["team:compliance-engineering"]
+WAREHOUSE_POOL = "warehouse"
+"""One run at a time writes DuckDB. A run over a range of partitions carries no partition tag, so that the limit of
+one run a partition would not keep it apart from a live run; the pool does."""
+
+
+def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
+    run = context.run
+    launch_time = context.instance.get_run_stats(run.run_id).launch_time
+    return steps.Batch(
+        partition_key=context.partition_key,
+        owner=run.root_run_id or run.run_id,
+        run_id=run.run_id,
+        whole_partition=run.tags.get(steps.TRIGGER_TAG) != steps.TRIGGERED_BY_INBOX,
+        launched_at=datetime.fromtimestamp(launch_time, UTC) if launch_time else steps.utc_now(),
+    )
+
+
+def table_metadata(pipeline: steps.Pipeline, table: str, batch: steps.Batch) -> dict[str, Any]:
+    """What Dagster shows of a table: its columns, and its rows in this partition."""
+    rows = pipeline.warehouse.select(
+        f"SELECT count(*) AS rows FROM {table} WHERE partition_hour = $hour",  # noqa: S608
+        {"hour": batch.hour},
+    )
+    columns = [
+        dg.TableColumn(name, kind.lower(), description=comment)
+        for name, kind, comment in pipeline.warehouse.columns(table)
+    ]
+    return {
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "dagster/partition_row_count": rows[0]["rows"],
+        "dagster/table_name": f"warehouse.main.{table}",
+    }
+
+
+@dg.asset(
+    partitions_def=hourly,
+    group_name="intake",
+    owners=OWNERS,
+    kinds={"python", "duckdb"},
+    pool=WAREHOUSE_POOL,
+)
+def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+    """Recordings that the platform announced in the hour: taken from the inbox, minimised, participants as tokens."""
+    batch = batch_of(context)
+    items = steps.claim(pipeline.pipeline, batch)
+    return dg.MaterializeResult(
+        metadata={
+            **table_metadata(pipeline.pipeline, "recordings", batch),
+            "recordings in this run": len(items),
+            "event deliveries": sum(item.deliveries for item in items),
+            "tries": max((item.attempts for item in items), default=0),
+        }
+    )
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "media",
+            deps=[recordings],
+            group_name="screening",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
+            description="What was fetched and decoded of each recording: size, digest, codec, whether it is whole. "
+            "The media itself is not kept.",
+        ),
+        dg.AssetSpec(
+            "verdicts",
+            deps=[recordings],
+            group_name="screening",
+            owners=OWNERS,
+            kinds={"python", "duckdb"},
+            description="One verdict a recording, policy and engine, in the guide's schema, with the findings and "
+            "broken rules behind it. Media that can't be screened is UNSCREENABLE, never clean.",
+        ),
+    ],
+    partitions_def=hourly,
+    can_subset=True,
+    pool=WAREHOUSE_POOL,
+)
+def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+    """Fetch and screen each recording in one pass, while its media arrives."""
+    batch = batch_of(context)
+    report = steps.screen_batch(pipeline.pipeline, batch)
+    context.log.info(
+        "judged %s; judged before: %d; deferred: %d; dead: %d",
+        report.verdicts or "none",
+        report.known,
+        report.deferred,
+        report.dead,
+    )
+    shown: dict[str, dict[str, Any]] = {
+        "media": {
+            "media fetched": report.media_rows,
+            "bytes fetched": report.media_bytes,
+            "fetch seconds": round(report.fetch_s, 3),
+        },
+        "verdicts": {
+            **{f"verdicts {verdict}": count for verdict, count in sorted(report.verdicts.items())},
+            "findings": report.findings,
+            "judged before": report.known,
+            "deferred": report.deferred,
+            "dead letters": report.dead,
+            "analysis seconds": round(report.analysis_s, 3),
+            "slowest first finding, seconds": round(max(report.first_finding_s, default=0.0), 3),
+        },
+    }
+    for key in sorted(context.selected_asset_keys):
+        table = key.to_user_string()
+        metadata = shown[table] | table_metadata(pipeline.pipeline, table, batch)
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+
+
+@dg.asset(
+    deps=["verdicts"],
+    partitions_def=hourly,
+    group_name="remediation",
+    owners=OWNERS,
+    kinds={"python", "duckdb"},
+    pool=WAREHOUSE_POOL,
+)
+def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+    """What was done about each violation on the platform: tag, work item, supervisor callback; each exactly once."""
+    batch = batch_of(context)
+    report = steps.remediate_batch(pipeline.pipeline, batch)
+    return dg.MaterializeResult(
+        metadata={
+            **{f"{action} done": count for action, count in sorted(report.done.items())},
+            **{f"{action} failed": count for action, count in sorted(report.failed.items())},
+            "recordings settled": report.settled,
+            **table_metadata(pipeline.pipeline, "remediations", batch),
+        }
+    )
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "latency_by_hour",
+            deps=[remediations, "verdicts"],
+            group_name="reporting",
+            owners=OWNERS,
+            kinds={"duckdb", "sql"},
+            description="Exact P50, P95 and P99 of each stage by channel, and how many were flagged within the "
+            "objective.",
+        ),
+        dg.AssetSpec(
+            "violations_by_hour",
+            deps=[remediations, "verdicts"],
+            group_name="reporting",
+            owners=OWNERS,
+            kinds={"duckdb", "sql"},
+            description="Recordings that broke each rule, by channel, beside those that could be screened.",
+        ),
+    ],
+    partitions_def=hourly,
+    can_subset=True,
+    pool=WAREHOUSE_POOL,
+)
+def marts(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+    """Rebuild the hour's figures from the facts."""
+    batch = batch_of(context)
+    for key in sorted(context.selected_asset_keys):
+        mart = key.to_user_string()
+        steps.refresh_mart(pipeline.pipeline, mart, batch.hour)
+        figures = steps.headline(pipeline.pipeline, batch.hour) if mart == MARTS[0] else {}
+        yield dg.MaterializeResult(asset_key=key, metadata=figures | table_metadata(pipeline.pipeline, mart, batch))

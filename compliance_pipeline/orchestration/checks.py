@@ -1,0 +1,56 @@
+"""Asset checks: each asks one question of `quality` about the partition. One op, so that five cost no more than one."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import dagster as dg
+
+from compliance_pipeline import quality
+from compliance_pipeline.orchestration.assets import WAREHOUSE_POOL
+from compliance_pipeline.orchestration.partitions import hourly
+from compliance_pipeline.orchestration.resources import PipelineResource
+from compliance_pipeline.steps import Pipeline, hour_of
+
+# Partitioned checks are in preview; without partitions a check's history mixes hours.
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+Question = Callable[[Pipeline, datetime], quality.Answer]
+QUESTIONS: dict[Question, str] = {
+    quality.every_recording_is_accounted_for: "recordings",
+    quality.verdicts_match_the_contract: "verdicts",
+    quality.nothing_sensitive_is_stored: "verdicts",
+    quality.every_violation_is_remediated: "remediations",
+    quality.p95_is_within_the_objective: "latency_by_hour",
+}
+
+
+def _spec(question: Question, asset: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        question.__name__,
+        asset=asset,
+        description=question.__doc__,
+        # After the marts, so that no check delays a flag.
+        additional_deps=[dep for dep in ("latency_by_hour", "remediations") if dep != asset],
+        partitions_def=hourly,
+    )
+
+
+@dg.multi_asset_check(
+    specs=[_spec(question, asset) for question, asset in QUESTIONS.items()], can_subset=True, pool=WAREHOUSE_POOL
+)
+def hourly_checks(context: dg.AssetCheckExecutionContext, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
+    hour = hour_of(context.partition_key)
+    selected = {key.name for key in context.selected_asset_check_keys}
+    for question, asset in QUESTIONS.items():
+        if question.__name__ not in selected:
+            continue
+        answer = question(pipeline.pipeline, hour)
+        yield dg.AssetCheckResult(
+            asset_key=asset,
+            check_name=question.__name__,
+            passed=answer.passed,
+            severity=dg.AssetCheckSeverity.ERROR if answer.serious else dg.AssetCheckSeverity.WARN,
+            description=answer.description,
+            metadata=dict(answer.facts),
+        )

@@ -1,0 +1,109 @@
+"""The sensor: watches the inbox and asks for runs. It takes nothing itself: what a run claims, the run gives back."""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from time import monotonic, sleep
+
+import dagster as dg
+
+from compliance_pipeline.intake.breaker import circuit_breaker, held_until
+from compliance_pipeline.intake.inbox import Inbox, PartitionWork
+from compliance_pipeline.settings import Settings
+from compliance_pipeline.steps import ENGINE_BREAKER, TRIGGER_TAG, TRIGGERED_BY_INBOX, utc_now
+
+LOOK_EVERY_S = 0.05
+HOLD_S = 25.0
+"""Dagster ends a tick after 60 s. Holding it hides that the daemon starts ticks 5 s apart."""
+OFFER_AGAIN = timedelta(minutes=2)
+LIVE_PRIORITY = "10"
+JUST_STARTED_S = 3.0
+
+flag_recordings = dg.define_asset_job(
+    "flag_recordings",
+    selection=dg.AssetSelection.all(),
+    executor_def=dg.in_process_executor,
+    description="One micro-batch of an hour: from newly available recordings to flags, remediation and figures.",
+)
+
+
+def run_key(work: PartitionWork, now: datetime) -> str:
+    """The same for the same work: a tick that is evaluated twice asks for one run.
+
+    Dagster remembers a run key for ever, also when the run failed before it claimed anything: work that nobody took
+    for OFFER_AGAIN is offered under a new key.
+    """
+    waited = now - max(work.latest_change, work.oldest_since)
+    again = max(0, waited // OFFER_AGAIN)
+    change = round(work.latest_change.timestamp() * 1_000_000)
+    return f"{work.partition_hour}@{work.highest_seq}+{work.attempts}.{change}" + (f"~{again}" if again else "")
+
+
+def wanted_runs(
+    pending: Sequence[PartitionWork], in_flight: Collection[str], now: datetime
+) -> list[tuple[str, PartitionWork]]:
+    """(run key, work) for each partition with work that no waiting run will take, newest hour first."""
+    return [(run_key(work, now), work) for work in pending if work.partition_hour not in in_flight]
+
+
+def partitions_in_flight(instance: dg.DagsterInstance) -> set[str]:
+    """Partitions with a run that has yet to claim: it will take what arrives until then."""
+    waiting = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+    records = instance.get_run_records(
+        dg.RunsFilter(job_name=flag_recordings.name, statuses=[*waiting, dg.DagsterRunStatus.STARTED])
+    )
+    just_now = utc_now().timestamp() - JUST_STARTED_S
+    return {
+        record.dagster_run.tags["dagster/partition"]
+        for record in records
+        if "dagster/partition" in record.dagster_run.tags
+        and (record.dagster_run.status in waiting or (record.start_time or 0) > just_now)
+    }
+
+
+def wait_for_work(
+    inbox: Inbox, in_flight: Callable[[], Collection[str]], hold_s: float = HOLD_S
+) -> list[tuple[str, PartitionWork]]:
+    """Look every 50 ms until a run is wanted or `hold_s` have passed."""
+    deadline = monotonic() + hold_s
+    while True:
+        now = utc_now()
+        pending = inbox.pending(now)
+        if pending and (wanted := wanted_runs(pending, in_flight(), now)):
+            return wanted
+        if monotonic() >= deadline:
+            return []
+        # In-flight runs are Dagster's to tell and cost a query: asked only while something is pending.
+        sleep(LOOK_EVERY_S * 5 if pending else LOOK_EVERY_S)
+
+
+@dg.sensor(
+    job=flag_recordings,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def recording_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Watches the inbox for recordings to flag and asks for one run per hour that has some, newest first.
+
+    Holds while the engine's circuit breaker is open.
+    """
+    inbox = Inbox(Settings().inbox_database_url)
+    try:
+        inbox.create()
+        if until := held_until(circuit_breaker(inbox.engine, ENGINE_BREAKER), utc_now()):
+            return dg.SkipReason(f"The engine failed repeatedly: its circuit breaker holds until {until:%H:%M:%S}.")
+        wanted = wait_for_work(inbox, lambda: partitions_in_flight(context.instance))
+    finally:
+        inbox.close()
+    if not wanted:
+        return dg.SkipReason("No recording is due.")
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=key,
+                partition_key=work.partition_hour,
+                tags={"dagster/priority": LIVE_PRIORITY, TRIGGER_TAG: TRIGGERED_BY_INBOX},
+            )
+            for key, work in wanted
+        ],
+        cursor=str(max(work.highest_seq for _, work in wanted)),
+    )

@@ -1,0 +1,127 @@
+"""Questions that every hour must answer well. Pure reading; how the answers are shown is orchestration's."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from compliance_pipeline.contracts.verdict import Verdict
+from compliance_pipeline.intake.inbox import PARTITION_FORMAT, State
+from compliance_pipeline.screening.text import screen_text
+from compliance_pipeline.screening.transcripts import Transcript, Turn
+from compliance_pipeline.steps import Pipeline
+
+FACT_TABLES = ("recordings", "media", "findings", "verdicts", "violations", "remediations", "stage_times")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """serious: whether not passing means that something is broken, rather than slow or waiting for a person."""
+
+    passed: bool
+    description: str
+    serious: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def verdicts_match_the_contract(pipeline: Pipeline, hour: datetime) -> Answer:
+    """Every verdict of the hour is valid in the guide's strict schema."""
+    rows = pipeline.warehouse.select(
+        "SELECT recording_id, verdict, violation_type, confidence_score, timestamp_offset_ms, evidence_snippet, "
+        "recommended_action, correlation_id FROM verdicts WHERE partition_hour = $hour",
+        {"hour": hour},
+    )
+    wrong: dict[str, str] = {}
+    for row in rows:
+        try:
+            Verdict.model_validate(row)
+        except ValidationError as error:
+            wrong[row["recording_id"]] = "; ".join(fault["msg"] for fault in error.errors(include_input=False))
+    facts = {"verdicts": len(rows), "invalid": len(wrong), "first invalid": next(iter(wrong.items()), None)}
+    return Answer(not wrong, f"{len(rows) - len(wrong)} of {len(rows)} verdicts are valid.", facts=facts)
+
+
+def every_violation_is_remediated(pipeline: Pipeline, hour: datetime) -> Answer:
+    """Every recording with a violation or a review has all that was planned for it done, and something was planned."""
+    rows = pipeline.warehouse.select(
+        "SELECT v.recording_id, count(r.action) AS planned, count(*) FILTER (r.status <> 'done') AS undone "
+        "FROM latest_verdicts v LEFT JOIN latest_remediations r "
+        "ON r.partition_hour = v.partition_hour AND r.recording_id = v.recording_id "
+        "WHERE v.partition_hour = $hour AND v.rule_id IS NOT NULL GROUP BY v.recording_id",
+        {"hour": hour},
+    )
+    open_ids = [row["recording_id"] for row in rows if not row["planned"] or row["undone"]]
+    facts = {"flagged": len(rows), "not remediated": len(open_ids), "examples": open_ids[:5]}
+    return Answer(not open_ids, f"{len(rows) - len(open_ids)} of {len(rows)} are remediated.", facts=facts)
+
+
+def nothing_sensitive_is_stored(pipeline: Pipeline, hour: datetime) -> Answer:
+    """No text in any column of the hour's facts holds a card number, code or social security number."""
+    leaks: list[str] = []
+    cells = 0
+    for table in FACT_TABLES:
+        for row in pipeline.warehouse.select(
+            f"SELECT * FROM {table} WHERE partition_hour = $hour",  # noqa: S608
+            {"hour": hour},
+        ):
+            for column, text in _texts(row):
+                cells += 1
+                if screen_text(Transcript((Turn(speaker="", start_ms=0, text=text),))):
+                    leaks.append(f"{table}.{column}")
+    facts = {"values screened": cells, "columns that leak": sorted(set(leaks))}
+    return Answer(not leaks, f"{cells} values screened, {len(leaks)} hold something sensitive.", facts=facts)
+
+
+def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for column, value in row.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                yield column, text
+
+
+def p95_is_within_the_objective(pipeline: Pipeline, hour: datetime) -> Answer:
+    """P95 of 'available to flagged' keeps what stakeholders were promised."""
+    objective = pipeline.settings.objective_seconds
+    rows = pipeline.warehouse.select(
+        "SELECT p95_s, recordings, within_objective FROM latency_by_hour "
+        "WHERE partition_hour = $hour AND channel = 'all' AND stage = 'flagged'",
+        {"hour": hour},
+    )
+    if not rows:
+        return Answer(True, "Nothing was flagged in this hour.", serious=False, facts={"flagged": 0})
+    p95, flagged, within = rows[0]["p95_s"], rows[0]["recordings"], rows[0]["within_objective"]
+    return Answer(
+        p95 <= objective,
+        f"P95 {p95:.1f} s against {objective:.0f} s; {within} of {flagged} within it.",
+        serious=False,
+        facts={"P95 seconds": round(p95, 3), "objective seconds": objective, "flagged": flagged, "within": within},
+    )
+
+
+def every_recording_is_accounted_for(pipeline: Pipeline, hour: datetime) -> Answer:
+    """Every recording announced for the hour is judged, still in the works, or a dead letter with a reason."""
+    items = pipeline.inbox.items(hour.strftime(PARTITION_FORMAT))
+    rows = pipeline.warehouse.select(
+        "SELECT recording_id, unscreenable_reason FROM latest_verdicts WHERE partition_hour = $hour", {"hour": hour}
+    )
+    judged = {row["recording_id"] for row in rows}
+    lost = [item.recording_id for item in items if item.state is State.DONE and item.recording_id not in judged]
+    dead = [item for item in items if item.state is State.DEAD]
+    unscreenable = [row["unscreenable_reason"] for row in rows if row["unscreenable_reason"]]
+    facts = {
+        "announced": len(items),
+        "judged": len(judged),
+        "in the works": sum(item.state not in (State.DONE, State.DEAD) for item in items),
+        "dead letters": {item.recording_id: item.reason for item in dead},
+        "unscreenable by reason": {reason: unscreenable.count(reason) for reason in sorted(set(unscreenable))},
+        "lost": lost[:5],
+    }
+    return Answer(
+        not lost and not dead,
+        f"{len(items)} announced, {len(judged)} judged ({len(unscreenable)} unscreenable), {len(dead)} dead letters, "
+        f"{len(lost)} lost.",
+        serious=bool(lost),
+        facts=facts,
+    )

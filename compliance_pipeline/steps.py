@@ -1,0 +1,494 @@
+"""The steps of a batch as plain functions over inbox, platform, engine, remediation and warehouse.
+
+Dagster's assets and the tests call these; nothing here knows of Dagster. Each step can be killed and run again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from logging import getLogger
+from typing import Any
+
+from pybreaker import CircuitBreakerError
+
+from compliance_pipeline.contracts.event import EventType
+from compliance_pipeline.contracts.policy import PolicyPack, Severity
+from compliance_pipeline.contracts.verdict import VerdictValue
+from compliance_pipeline.intake.breaker import circuit_breaker
+from compliance_pipeline.intake.inbox import PARTITION_FORMAT, Inbox, InboxItem, State
+from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, Refused
+from compliance_pipeline.remediation.execute import Queues, execute
+from compliance_pipeline.remediation.plan import PlannedAction, Violation, plan
+from compliance_pipeline.screening.engine import Screening, engine_version, screen_recording
+from compliance_pipeline.screening.policy import RuleHit, deciding_hit, evaluate, judge
+from compliance_pipeline.settings import Settings
+from compliance_pipeline.warehouse.tables import (
+    FindingRow,
+    MediaRow,
+    RecordingRow,
+    RemediationRow,
+    Row,
+    StageTimeRow,
+    VerdictRow,
+    ViolationRow,
+)
+from compliance_pipeline.warehouse.warehouse import Warehouse, sql
+
+log = getLogger(__name__)
+
+BATCH_LIMIT = 100
+"""Recordings that one run takes: what waits longer goes to the next run rather than behind a long one."""
+ENGINE_BREAKER = "engine"
+NOT_READY = "not ready: "
+LONGEST_BACKOFF_S = 120.0
+REFUSED_TRIES = 3
+"""A refusal is for good, but a permission that is being granted may refuse for a while."""
+TRIGGER_TAG = "compliance/trigger"
+TRIGGERED_BY_INBOX = "inbox"
+"""Tag of runs that are for what is new in the inbox; any other run is for the whole partition."""
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def hour_of(partition_key: str) -> datetime:
+    return datetime.strptime(partition_key, PARTITION_FORMAT).replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """What the steps work with."""
+
+    settings: Settings
+    inbox: Inbox
+    warehouse: Warehouse
+    platform: Platform
+    policy: PolicyPack
+    clock: Clock = utc_now
+
+    @property
+    def lease(self) -> timedelta:
+        return timedelta(seconds=self.settings.claim_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one run works on. `owner` holds the claims: a retry of the run has the same owner, so takes them over.
+
+    whole_partition: also look again at recordings that were settled before (a backfill or a run by hand).
+    launched_at: when Dagster began to start the run's process.
+    """
+
+    partition_key: str
+    owner: str
+    run_id: str
+    whole_partition: bool
+    launched_at: datetime
+
+    @property
+    def hour(self) -> datetime:
+        return hour_of(self.partition_key)
+
+
+def claim(pipeline: Pipeline, batch: Batch) -> list[InboxItem]:
+    """Take what is actionable in the partition and record it; returns the batch's recordings, newest first."""
+    pipeline.inbox.claim(batch.partition_key, batch.owner, pipeline.clock(), pipeline.lease, BATCH_LIMIT)
+    items = batch_items(pipeline, batch)
+    now = pipeline.clock()
+    pipeline.warehouse.append([_recording_row(item, batch.hour, now) for item in items])
+    return items
+
+
+def batch_items(pipeline: Pipeline, batch: Batch) -> list[InboxItem]:
+    items = pipeline.inbox.claimed(batch.owner)
+    if batch.whole_partition:
+        items += [item for item in pipeline.inbox.items(batch.partition_key) if item.state is State.DONE]
+    return items
+
+
+def _recording_row(item: InboxItem, hour: datetime, now: datetime) -> RecordingRow:
+    event = item.recording_event
+    return RecordingRow(
+        recording_id=item.recording_id,
+        partition_hour=hour,
+        source=item.source,
+        channel=event.channel,
+        direction=event.direction,
+        queue=next((p.queue for p in event.participants if p.queue), None),
+        participants=[p.id for p in event.participants if p.id],
+        correlation_id=item.correlation_id,
+        started_at=event.start_time,
+        ended_at=item.ended_at,
+        available_at=item.available_at,
+        received_at=item.received_at,
+        recorded_at=now,
+    )
+
+
+@dataclass(slots=True)
+class ScreenReport:
+    """What became of a batch. Recordings by verdict; how many were judged before, deferred, or given up on."""
+
+    verdicts: dict[str, int] = field(default_factory=dict)
+    findings: int = 0
+    media_bytes: int = 0
+    media_rows: int = 0
+    known: int = 0
+    deferred: int = 0
+    dead: int = 0
+    fetch_s: float = 0.0
+    analysis_s: float = 0.0
+    first_finding_s: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Screened:
+    """A recording's pass through the engine: what came back, and the times of its stages."""
+
+    outcome: Screening | NotYet | Gone
+    available_at: datetime
+    begun_at: datetime
+    ended_at: datetime
+
+
+def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
+    """Fetch and screen the batch's recordings that this policy and engine have not judged yet; store the verdicts.
+
+    A recording that isn't there yet, or that the platform doesn't serve for now, goes back to the inbox with a due
+    time. One recording's failure is its own.
+    """
+    engine = engine_version()
+    items = batch_items(pipeline, batch)
+    judged = {
+        row["recording_id"]
+        for row in pipeline.warehouse.select(
+            "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
+            "AND engine_version = $engine",
+            {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine},
+        )
+    }
+    fresh = [item for item in items if item.recording_id not in judged]
+    report = ScreenReport(known=len(items) - len(fresh))
+    rows: list[Row] = []
+    renew_at = pipeline.clock() + pipeline.lease / 4
+    with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening") as pool:
+        futures: dict[Future[_Screened], InboxItem] = {pool.submit(_screen, pipeline, item): item for item in fresh}
+        for future in as_completed(futures):
+            item = futures[future]
+            try:
+                rows += _judge(pipeline, batch, engine, item, future.result(), report)
+            except Refused as error:
+                _give_back(pipeline, batch, item, str(error), report, tries=REFUSED_TRIES)
+            except (PlatformError, CircuitBreakerError) as error:
+                _give_back(pipeline, batch, item, str(error), report)
+            except Exception as error:
+                # The text of an unforeseen exception may quote what was screened: only its type is kept.
+                log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
+                _give_back(pipeline, batch, item, f"engine failed with {type(error).__qualname__}", report)
+            if pipeline.clock() > renew_at:
+                pipeline.inbox.extend(batch.owner, pipeline.clock(), pipeline.lease)
+                renew_at = pipeline.clock() + pipeline.lease / 4
+    pipeline.warehouse.append(rows)
+    return report
+
+
+def _screen(pipeline: Pipeline, item: InboxItem) -> _Screened:
+    begun_at = pipeline.clock()
+    media_at: list[datetime | None] = []
+
+    def opened(stream: MediaStream) -> None:
+        media_at.append(stream.last_modified)
+
+    def once() -> Screening | NotYet | Gone | PlatformError:
+        try:
+            channel = item.recording_event.channel
+            return screen_recording(pipeline.platform, item.recording_id, channel, opened)
+        except PlatformError as error:
+            return error  # the platform's failure, not the engine's: not for the engine's breaker
+
+    outcome = circuit_breaker(pipeline.inbox.engine, ENGINE_BREAKER).call(once)
+    if isinstance(outcome, PlatformError):
+        raise outcome
+    available_at = item.available_at
+    if item.event is not EventType.AVAILABLE or (item.reason or "").startswith(NOT_READY):
+        # The event came before the media: the media's own time is when it became available, where its host says.
+        available_at = max(available_at, (media_at[-1] if media_at else None) or begun_at)
+    return _Screened(outcome, available_at, begun_at, pipeline.clock())
+
+
+def _judge(
+    pipeline: Pipeline, batch: Batch, engine: str, item: InboxItem, screened: _Screened, report: ScreenReport
+) -> list[Row]:
+    outcome = screened.outcome
+    if isinstance(outcome, NotYet):
+        _give_back(pipeline, batch, item, NOT_READY + outcome.why, report, outcome.after_s)
+        return []
+    screening = Screening(unscreenable="gone") if isinstance(outcome, Gone) else outcome
+    channel = item.recording_event.channel
+    hits = evaluate(screening.findings, channel, pipeline.policy)
+    verdict = judge(item.recording_id, item.correlation_id, hits, screening.unscreenable)
+    decided = deciding_hit(hits)
+    log.info(
+        "recording %s: %s %s",
+        item.recording_id,
+        verdict.verdict,
+        verdict.violation_type or screening.unscreenable or "",
+        extra={"recording_id": item.recording_id},
+    )
+    report.verdicts[verdict.verdict] = report.verdicts.get(verdict.verdict, 0) + 1
+    report.findings += len(screening.findings)
+    report.fetch_s += screening.fetch_s
+    report.analysis_s += screening.analysis_s
+    if screening.first_finding_s is not None:
+        report.first_finding_s.append(screening.first_finding_s)
+    key: dict[str, Any] = {"recording_id": item.recording_id, "engine_version": engine, "partition_hour": batch.hour}
+    rows: list[Row] = [
+        VerdictRow(
+            **key,
+            policy_version=pipeline.policy.policy_version,
+            channel=channel,
+            verdict=verdict.verdict,
+            violation_type=verdict.violation_type,
+            rule_id=decided.rule.id if decided else None,
+            severity=decided.rule.severity if decided else None,
+            confidence_score=verdict.confidence_score,
+            timestamp_offset_ms=verdict.timestamp_offset_ms,
+            evidence_snippet=verdict.evidence_snippet,
+            recommended_action=verdict.recommended_action,
+            correlation_id=verdict.correlation_id,
+            unscreenable_reason=screening.unscreenable,
+            judged_at=screened.ended_at,
+            run_id=batch.run_id,
+        )
+    ]
+    if media := screening.media:
+        report.media_bytes += media.size_bytes
+        report.media_rows += 1
+        rows.append(
+            MediaRow(
+                **key,
+                size_bytes=media.size_bytes,
+                sha256=media.sha256,
+                container=media.container,
+                codec=media.codec,
+                audio_channels=media.audio_channels,
+                duration_ms=media.duration_ms,
+                complete=media.complete,
+                fetched_at=screened.ended_at,
+            )
+        )
+    rows += [
+        FindingRow(
+            **key,
+            finding_no=number,
+            kind=finding.kind,
+            detector=finding.detector,
+            speaker=finding.speaker,
+            start_ms=finding.start_ms,
+            end_ms=finding.end_ms,
+            confidence=finding.confidence,
+            masked=finding.masked,
+        )
+        for number, finding in enumerate(screening.findings)
+    ]
+    rows += [_violation_row(key, pipeline.policy.policy_version, channel, hit) for hit in hits]
+    rows += _stage_rows(batch, item, screened, screening)
+    return rows
+
+
+def _violation_row(key: dict[str, Any], policy_version: str, channel: str, hit: RuleHit) -> ViolationRow:
+    return ViolationRow(
+        **key,
+        policy_version=policy_version,
+        rule_id=hit.rule.id,
+        channel=channel,
+        verdict=hit.rule.verdict,
+        violation_type=hit.rule.violation_type,
+        severity=hit.rule.severity,
+        detector=hit.finding.detector,
+        speaker=hit.finding.speaker,
+        start_ms=hit.finding.start_ms,
+        confidence=hit.finding.confidence,
+        masked=hit.finding.masked,
+        hits=hit.count,
+    )
+
+
+def _stage_rows(batch: Batch, item: InboxItem, screened: _Screened, screening: Screening) -> Iterator[StageTimeRow]:
+    """The recording's time line up to its verdict; stages lie end to end, from 'available' on."""
+    available = screened.available_at
+    marks = [
+        ("delivery", item.received_at),
+        ("queue", batch.launched_at),
+        ("start", item.claimed_at or batch.launched_at),
+        ("batch", screened.begun_at),
+        ("fetch", screened.begun_at + timedelta(seconds=screening.fetch_s)),
+        ("analysis", screened.ended_at),
+    ]
+    if item.ended_at and item.ended_at <= available:
+        yield _stage(batch, item, "platform", item.ended_at, available)
+    reached = available
+    for stage, until in marks:
+        ended = max(reached, until)
+        yield _stage(batch, item, stage, reached, ended)
+        reached = ended
+    yield _stage(batch, item, "judged", available, reached)
+
+
+def _stage(batch: Batch, item: InboxItem, stage: str, started: datetime, ended: datetime) -> StageTimeRow:
+    return StageTimeRow(
+        recording_id=item.recording_id,
+        stage=stage,
+        partition_hour=batch.hour,
+        channel=item.recording_event.channel,
+        started_at=started,
+        ended_at=ended,
+        seconds=(ended - started).total_seconds(),
+    )
+
+
+def _give_back(
+    pipeline: Pipeline,
+    batch: Batch,
+    item: InboxItem,
+    reason: str,
+    report: ScreenReport,
+    after_s: float | None = None,
+    tries: int | None = None,
+) -> None:
+    """Back to the inbox with a due time; to the dead letters after the last try, with the reason."""
+    now = pipeline.clock()
+    log.warning("recording %s: try %d failed: %s", item.recording_id, item.attempts, reason)
+    if item.attempts >= (tries or pipeline.settings.max_attempts):
+        pipeline.inbox.dead(item.recording_id, batch.owner, f"gave up after {item.attempts} tries: {reason}", now)
+        report.dead += 1
+        return
+    wait = after_s if after_s is not None else min(2.0 ** (item.attempts - 1), LONGEST_BACKOFF_S)
+    pipeline.inbox.defer(item.recording_id, batch.owner, now + timedelta(seconds=wait), reason, now)
+    report.deferred += 1
+
+
+@dataclass(slots=True)
+class RemediationReport:
+    """Actions by outcome, and recordings settled with this step."""
+
+    done: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+    settled: int = 0
+
+
+def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
+    """Plan and do what the policy asks for the batch's violations, each action once; then settle the recordings.
+
+    Plans are written before the first call and results after: a step killed between them does its actions again,
+    and the platform port looks each one up before it creates.
+    """
+    engine = engine_version()
+    items = {item.recording_id: item for item in batch_items(pipeline, batch)}
+    violations, history = _violations(pipeline, batch, engine, list(items))
+    planned = [p for p in plan(violations, pipeline.policy) if history.get(p.key, ("", 0))[0] != "done"]
+    pipeline.warehouse.append(
+        [_remediation_row(batch, p, history.get(p.key, ("", 0))[1] + 1, "planned", pipeline.clock()) for p in planned]
+    )
+    report = RemediationReport()
+    failed: dict[str, str] = {}
+    rows: list[Row] = []
+    queues = Queues(pipeline.settings.compliance_queue, pipeline.settings.supervisor_queue)
+    for result in execute(pipeline.platform, planned, queues, pipeline.clock):
+        p = result.planned
+        item = items[p.violation.recording_id]
+        outcome = report.failed if result.error else report.done
+        outcome[p.action] = outcome.get(p.action, 0) + 1
+        status = "failed" if result.error else "done"
+        revision = history.get(p.key, ("", 0))[1] + 2
+        rows.append(_remediation_row(batch, p, revision, status, result.at, result.external_id, result.error))
+        if result.error:
+            failed[item.recording_id] = f"{p.action} failed: {result.error}"
+    pipeline.warehouse.append(rows)
+    _add_flagged_times(pipeline, batch)
+    settled = _judged(pipeline, batch, engine, list(items)) - failed.keys()
+    report.settled = pipeline.inbox.done(sorted(settled), batch.owner, pipeline.clock())
+    unused = ScreenReport()
+    for recording_id, reason in failed.items():
+        _give_back(pipeline, batch, items[recording_id], reason, unused)
+    return report
+
+
+def _violations(
+    pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]
+) -> tuple[list[Violation], dict[str, tuple[str, int]]]:
+    """The rules that the recordings broke, and by idempotency key the status and revision of what was done so far."""
+    violations: list[Violation] = []
+    history: dict[str, tuple[str, int]] = {}
+    parameters = {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine, "ids": list(ids)}
+    for row in pipeline.warehouse.select(sql("pending_remediations"), parameters):
+        actions = row.pop("actions") or []
+        violations.append(
+            Violation(**row | {"verdict": VerdictValue(row["verdict"]), "severity": Severity(row["severity"])})
+        )
+        for action in actions:
+            key = f"{row['recording_id']}/{row['rule_id']}/{action['action']}"
+            history[key] = (action["status"], action["revision"])
+    return violations, history
+
+
+def _remediation_row(
+    batch: Batch,
+    planned: PlannedAction,
+    revision: int,
+    status: str,
+    at: datetime,
+    external_id: str | None = None,
+    error: str | None = None,
+) -> RemediationRow:
+    return RemediationRow(
+        recording_id=planned.violation.recording_id,
+        rule_id=planned.violation.rule_id,
+        action=planned.action,
+        revision=revision,
+        partition_hour=batch.hour,
+        status=status,
+        external_id=external_id,
+        error=error,
+        revised_at=at,
+        run_id=batch.run_id,
+    )
+
+
+def _add_flagged_times(pipeline: Pipeline, batch: Batch) -> None:
+    with pipeline.warehouse.write() as connection:
+        connection.execute(sql("flagged_times"), {"hour": batch.hour})
+
+
+def _judged(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
+    rows = pipeline.warehouse.select(
+        "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
+        "AND engine_version = $engine AND recording_id IN (SELECT unnest($ids))",
+        {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine, "ids": list(ids)},
+    )
+    return {row["recording_id"] for row in rows}
+
+
+def refresh_mart(pipeline: Pipeline, mart: str, hour: datetime) -> int:
+    objective = {"objective": pipeline.settings.objective_seconds} if mart == "latency_by_hour" else {}
+    return pipeline.warehouse.refresh_mart(mart, hour, **objective)
+
+
+def headline(pipeline: Pipeline, hour: datetime) -> dict[str, float]:
+    """P50 and P95 of the hour, all channels, for the stages that stakeholders were promised; seconds."""
+    rows = pipeline.warehouse.select(
+        "SELECT stage, p50_s, p95_s FROM latency_by_hour "
+        "WHERE partition_hour = $hour AND channel = 'all' AND stage IN ('flagged', 'judged')",
+        {"hour": hour},
+    )
+    return {
+        f"{stage} {name} seconds": round(row[column], 3)
+        for stage in ("flagged", "judged")
+        for row in rows
+        if row["stage"] == stage
+        for name, column in (("P50", "p50_s"), ("P95", "p95_s"))
+    }
