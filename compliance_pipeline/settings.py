@@ -5,7 +5,6 @@ import secrets
 from base64 import b64encode
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,7 +19,6 @@ class Settings(BaseSettings):
     inbox_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the inbox; default: SQLite in the home folder"
     )
-    platform: Literal["guide", "folder"] = Field(default="guide", description="platform adapter")
     platform_url: str = Field(default="http://127.0.0.1:8090", description="base URL of the platform's API")
     client_id: str = Field(default="compliance-service", description="OAuth2 client id")
     client_secret: SecretStr | None = Field(default=None, description="OAuth2 client secret")
@@ -35,7 +33,7 @@ class Settings(BaseSettings):
     compliance_queue: str = Field(default="compliance_review_queue", description="queue that work items go to")
     supervisor_queue: str = Field(default="supervisor_callback_queue", description="queue that callbacks go to")
     objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
-    max_attempts: int = Field(default=8, description="tries of a recording before it goes to the dead letters")
+    max_attempts: int = Field(default=12, description="tries of a recording before it goes to the dead letters")
     claim_seconds: float = Field(default=120.0, description="after this a silent run's recordings are given back")
     fetch_workers: int = Field(default=4, description="recordings fetched and screened at a time in one run")
 

@@ -1,0 +1,339 @@
+"""The `compliance` command. Only arguments, printing and exit codes; the work is done in the modules it calls."""
+
+import json
+import os
+import sys
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from compliance_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from compliance_pipeline.demo import Result
+    from compliance_pipeline.scan import Scanned, ScanResult
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    help="""Flag compliance violations in contact-center recordings.
+
+- Try it on your own files: `compliance scan ~/recordings`
+- See the whole job once, on synthetic calls: `compliance demo`
+- Start everything and watch: `compliance up`, then open the Dagster UI
+- What waits, what failed: `compliance inbox`
+
+All data lies in `COMPLIANCE_HOME` (default `./var`). Every setting is a `COMPLIANCE_*` variable or a line of `.env`;
+the README lists them.
+""",
+)
+out = Console()
+err = Console(stderr=True)
+
+T = TypeVar("T")
+
+EXIT_CLEAN, EXIT_ERROR, EXIT_FOUND, EXIT_UNSCREENABLE = 0, 1, 2, 3
+_VERDICT_STYLE = {
+    "VIOLATION_DETECTED": "bold red",
+    "REVIEW_REQUIRED": "yellow",
+    "UNSCREENABLE": "magenta",
+    "NO_VIOLATION": "green",
+}
+
+
+def fail(message: str) -> typer.Exit:
+    err.print(f"[bold red]error:[/] {message}", highlight=False)
+    return typer.Exit(EXIT_ERROR)
+
+
+def offset(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 60}:{seconds % 60:02d}.{rest // 100}"
+
+
+@app.command()
+def up(
+    web_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    interval: Annotated[float, typer.Option(help="Seconds between the sandbox's calls, on average.")] = 6.0,
+    browser: Annotated[bool, typer.Option(help="Open the Dagster UI in a browser.")] = False,
+) -> None:
+    """Start everything on this machine: receiver, Dagster, and a sandbox platform that keeps producing calls.
+
+    Ctrl-C stops all of it. The data stays in COMPLIANCE_HOME; start again and it goes on.
+
+    Examples:
+
+        compliance up
+
+        compliance up --interval 1 --web-port 3001
+    """
+    from honcho.manager import Manager
+
+    from compliance_pipeline.stack import environment, procfile
+
+    settings = Settings()
+    variables = environment(settings, code_port=4266, web_port=web_port, sandbox_options=f"--interval {interval}")
+    url = f"http://127.0.0.1:{web_port}"
+    out.print(
+        f"""[bold]compliance_pipeline[/] is starting (about 15 s); Ctrl-C stops it.
+
+  Dagster UI       {url}
+  asset graph      {url}/asset-groups
+  runs             {url}/runs
+  sensor           {url}/locations/compliance_pipeline/sensors/recording_sensor
+  receiver         http://{settings.host}:{settings.receiver_port}/readyz  (figures: /metrics)
+  sandbox          {settings.platform_url}/sandbox/state
+  data             {os.path.relpath(settings.home)}
+""",
+        highlight=False,
+    )
+    if browser:
+        webbrowser.open(url)
+    manager = Manager()
+    for name, command in procfile().items():
+        manager.add_process(name, f"exec {command}", env=variables)
+    manager.loop()
+    # On Ctrl-C each process ends by a signal; that is no failure.
+    interrupted = manager.returncode is not None and manager.returncode in (-2, -15, 130, 143)
+    raise typer.Exit(0 if interrupted else manager.returncode or 0)
+
+
+@app.command()
+def receiver() -> None:
+    """Run the receiver: the HTTP endpoint that the platform posts its recording events to.
+
+    Example:
+
+        COMPLIANCE_WEBHOOK_SECRET=whsec_... compliance receiver
+    """
+    from compliance_pipeline.intake.receiver import serve
+
+    serve(Settings())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def sandbox(context: typer.Context) -> None:
+    """Run the sandbox: a simulated platform that produces calls, chats and e-mails.
+
+    Examples:
+
+        compliance sandbox --interval 2
+
+        compliance sandbox --help
+    """
+    from compliance_pipeline.sandbox.__main__ import main
+
+    main(context.args)
+
+
+@app.command()
+def scan(
+    path: Annotated[Path, typer.Argument(help="A folder, or one file.", exists=True)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document in place of the tables.")] = False,
+) -> None:
+    """Screen a folder of your own recordings, without an account anywhere.
+
+    Voice: wav, mp3, ogg, webm, m4a and more; chat and e-mail: json, txt, eml. What is found is shown masked. Tags and
+    work items become JSON files under COMPLIANCE_HOME/scan; your folder is only read.
+
+    Exit code: 0 nothing found, 2 something found, 3 nothing found but not everything could be screened, 1 error.
+
+    Examples:
+
+        compliance scan ~/recordings
+
+        compliance scan call.wav --json | jq '.recordings[] | select(.verdict != "NO_VIOLATION")'
+    """
+    from compliance_pipeline.platforms.port import PlatformError
+    from compliance_pipeline.scan import ScanInProgress, ScanResult
+    from compliance_pipeline.scan import scan as run_scan
+
+    try:
+        result = _with_progress("screening", run_scan(path, Settings()), ScanResult)
+    except (PlatformError, ScanInProgress) as error:
+        raise fail(str(error)) from None
+    if as_json:
+        sys.stdout.write(json.dumps(_scan_document(result), indent=2) + "\n")
+    else:
+        _print_scan(result)
+    verdicts = {scanned.verdict["verdict"] if scanned.verdict else None for scanned in result.files}
+    if verdicts & {"VIOLATION_DETECTED", "REVIEW_REQUIRED"}:
+        raise typer.Exit(EXIT_FOUND)
+    if verdicts & {"UNSCREENABLE", None}:
+        raise typer.Exit(EXIT_UNSCREENABLE)
+
+
+def _with_progress(label: str, steps: Iterator[tuple[int, int] | T], kind: type[T]) -> T:
+    """Show the (done, of how many) that a generator yields as a bar on stderr, and return its last item."""
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=err, transient=True,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(label, total=None)
+        for step in steps:
+            if isinstance(step, kind):
+                return step
+            done, total = step  # type: ignore[misc]
+            bar.update(task, completed=done, total=total)
+    raise RuntimeError("the generator ended without a result")
+
+
+def _verdict(scanned: "Scanned") -> str:
+    return scanned.verdict["verdict"] if scanned.verdict else "UNSCREENABLE"
+
+
+def _why(scanned: "Scanned") -> str:
+    return scanned.dead or (scanned.verdict or {}).get("unscreenable_reason") or ""
+
+
+def _scan_document(result: "ScanResult") -> dict[str, Any]:
+    shown = ("rule_id", "violation_type", "severity", "detector", "speaker", "start_ms", "confidence", "masked", "hits")
+    return {
+        "recordings": [
+            {
+                "file": s.recording.name,
+                "recordingId": s.recording.recording_id,
+                "channel": s.recording.channel,
+                "verdict": _verdict(s),
+                "reason": _why(s) or None,
+                "violations": [{name: row[name] for name in shown} for row in s.findings],
+            }
+            for s in result.files
+        ],
+        "skipped": [{"file": skipped.name, "why": skipped.why} for skipped in result.skipped],
+    }
+
+
+def _print_scan(result: "ScanResult") -> None:
+    table = Table(title="Findings", title_justify="left", header_style="bold")
+    for column in ("file", "verdict", "rule", "at", "who", "found", "confidence"):
+        table.add_column(column, justify="right" if column in ("at", "confidence") else "left", overflow="fold")
+    flagged = [s for s in result.files if s.findings]
+    for s in flagged:
+        for row in s.findings:
+            found = (
+                f"{row['masked']} [dim]({row['detector']}{', ' + str(row['hits']) + '×' if row['hits'] > 1 else ''})[/]"
+            )
+            table.add_row(
+                s.recording.name,
+                f"[{_VERDICT_STYLE[row['verdict']]}]{row['verdict']}[/]",
+                row["rule_id"],
+                offset(row["start_ms"]),
+                row["speaker"],
+                found,
+                f"{row['confidence']:.2f}",
+            )
+    if flagged:
+        out.print(table)
+    unscreenable = [s for s in result.files if _verdict(s) == "UNSCREENABLE"]
+    for s in unscreenable:
+        out.print(f"[magenta]UNSCREENABLE[/]  {s.recording.name}: {_why(s)}", highlight=False)
+    for skipped in result.skipped:
+        out.print(f"[dim]skipped       {skipped.name}: {skipped.why}[/]", highlight=False)
+    clean = len(result.files) - len(flagged) - len(unscreenable)
+    out.print(
+        f"\n{len(result.files)} recordings: {len(flagged)} with findings, {clean} with none, "
+        f"{len(unscreenable)} that could not be screened; {len(result.skipped)} files skipped.",
+        highlight=False,
+    )
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Another seed makes other calls.")] = 1,
+) -> None:
+    """Do the whole job once, headless: 40 synthetic recordings whose truth is known, and whether all came right.
+
+    Starts receiver, Dagster and the sandbox platform on free ports, in COMPLIANCE_HOME/demo (emptied first); takes
+    about two minutes. Exits with 1 if a recording was lost, done twice or judged wrongly.
+
+    Example:
+
+        compliance demo --seed 7
+    """
+    from compliance_pipeline.demo import Result, run_demo
+    from compliance_pipeline.stack import StackError
+
+    try:
+        result = _with_progress("settled", run_demo(Settings().home / "demo", seed=seed), Result)
+    except StackError as error:
+        raise fail(str(error)) from None
+    _print_demo(result)
+    if result.faults:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _print_demo(result: "Result") -> None:
+    from compliance_pipeline.demo import STAGES
+
+    table = Table(title="Recordings", title_justify="left", header_style="bold")
+    for column in ("recording", "kind", "truth", "verdict", "planted", "found", "flagged"):
+        table.add_column(column, justify="right" if column in ("planted", "found", "flagged") else "left")
+    for o in result.outcomes:
+        table.add_row(
+            o.recording_id[:8],
+            o.kind,
+            o.truth,
+            f"[{'bold red' if o.faults else 'green'}]{o.verdict}[/]",
+            "" if o.expected_offset_ms is None else offset(o.expected_offset_ms),
+            "" if o.offset_ms is None else offset(o.offset_ms),
+            "" if o.flagged_s is None else f"{o.flagged_s:.1f} s",
+        )
+    out.print(table)
+    stages = Table(title="Where the time goes", title_justify="left", header_style="bold")
+    for column in ("stage", "what", "n", "P50", "P95", "P99"):
+        stages.add_column(column, justify="left" if column in ("stage", "what") else "right")
+    for row in result.stages:
+        if row["stage"] == "judged":
+            stages.add_section()
+        figures = [f"{row[name]:.2f} s" for name in ("p50", "p95", "p99")]
+        stages.add_row(row["stage"], STAGES[row["stage"]], str(row["recordings"]), *figures)
+    out.print(stages)
+    planted = [o for o in result.outcomes if o.truth not in ("NO_VIOLATION", "UNSCREENABLE")]
+    found = [o for o in planted if o.verdict == o.truth]
+    false = [o for o in result.outcomes if o not in planted and o.verdict not in ("NO_VIOLATION", "UNSCREENABLE")]
+    out.print(
+        f"violations: {len(found)} found, {len(planted) - len(found)} missed, {len(false)} false   "
+        f"duplicates absorbed: {result.duplicates}   "
+        f"damaged, reported as UNSCREENABLE: {', '.join(result.unscreenable.values()) or 'none'}   "
+        f"in {result.seconds:.0f} s",
+        highlight=False,
+    )
+    for fault in result.faults:
+        out.print(f"[bold red]FAULT[/] {fault}", highlight=False)
+    out.print("[green]nothing lost, nothing double, nothing wrong[/]" if not result.faults else "[red]failed[/]")
+
+
+@app.command()
+def inbox(
+    retry: Annotated[bool, typer.Option(help="Give all dead letters another full set of tries.")] = False,
+) -> None:
+    """Show what waits in the inbox and what was given up on, and why.
+
+    Examples:
+
+        compliance inbox
+
+        compliance inbox --retry
+    """
+    from compliance_pipeline.intake.inbox import Inbox
+    from compliance_pipeline.steps import utc_now
+
+    box = Inbox(Settings().inbox_database_url)
+    box.create()
+    if retry:
+        out.print(f"{box.retry_dead(None, utc_now())} recordings will be tried again.")
+    for state, count in box.counts().items():
+        out.print(f"{state:10} {count:8}", highlight=False)
+    for item in box.dead_letters():
+        out.print(f"[red]dead[/]  {item.recording_id}  {item.reason}", highlight=False)
+    box.close()

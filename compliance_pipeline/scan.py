@@ -1,0 +1,170 @@
+"""`compliance scan`: a folder of a user's own recordings through the same pipeline, in a data folder of its own."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from compliance_pipeline.contracts.event import EventType, RecordingEvent
+from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
+from compliance_pipeline.platforms import folder
+from compliance_pipeline.platforms.folder import FolderRecording, Skipped
+from compliance_pipeline.screening.engine import engine_version
+from compliance_pipeline.screening.policy import load_policy
+from compliance_pipeline.settings import Settings
+from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
+from compliance_pipeline.steps import log as steps_log
+from compliance_pipeline.warehouse.warehouse import Warehouse
+
+STORE_BATCH = 500
+
+
+class ScanInProgress(Exception):
+    """Another scan uses the same data folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """One file and its verdict; `findings` are rows of the warehouse, masked."""
+
+    recording: FolderRecording
+    verdict: dict[str, Any] | None
+    findings: list[dict[str, Any]]
+    dead: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    files: list[Scanned]
+    skipped: list[Skipped]
+
+
+class _Judged(logging.Handler):
+    """Counts the recordings that the pipeline says it judged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.ids: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if recording_id := getattr(record, "recording_id", None):
+            self.ids.add(recording_id)
+
+
+def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResult]:
+    """Announce every recording under `path`, run the pipeline's job on them, and report.
+
+    Yields (judged, of how many) as it goes and the ScanResult in the end. The data lies in `<home>/scan`: neither the
+    live inbox nor the live warehouse is touched. A file that was scanned before and has not changed is not read again.
+    """
+    own = settings.model_copy(update={"home": settings.home / "scan", "inbox_url": None})
+    platform = folder.from_settings(path, own)
+    recordings = platform.recordings()
+    inbox = Inbox(own.inbox_database_url)
+    inbox.create()
+    judged = _Judged()
+    steps_log.addHandler(judged)
+    steps_log.setLevel(logging.INFO)
+    try:
+        with FileLock(own.home / "scan.lock", timeout=0):
+            announced = _announce(inbox, recordings)
+            known = len(recordings) - announced
+            for finished in _drain(path, own, inbox):
+                yield (len(recordings) if finished else known + min(announced, len(judged.ids))), len(recordings)
+            yield ScanResult(list(_results(own, inbox, recordings)), platform.skipped())
+    except Timeout:
+        raise ScanInProgress(f"another scan is using {own.home}; wait for it, or set COMPLIANCE_HOME") from None
+    finally:
+        steps_log.removeHandler(judged)
+        inbox.close()
+
+
+def _announce(inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
+    """Put what is new into the inbox; how many recordings are open now."""
+    now = datetime.now(UTC)
+    for at in range(0, len(recordings), STORE_BATCH):
+        inbox.store([_event(recording, now) for recording in recordings[at : at + STORE_BATCH]], now)
+    inbox.retry_dead([recording.recording_id for recording in recordings], now)
+    # Only one scan runs at a time: a claim that is still held is that of a scan that was stopped.
+    for work in inbox.pending(datetime.max.replace(tzinfo=UTC)):
+        for item in inbox.items(work.partition_hour):
+            if item.claimed_by and item.state is State.CLAIMED:
+                inbox.release(item.claimed_by, now)
+    return sum(work.count for work in inbox.pending(now))
+
+
+def _event(recording: FolderRecording, now: datetime) -> IncomingEvent:
+    event = RecordingEvent(
+        recording_id=recording.recording_id,
+        event=EventType.AVAILABLE,
+        media_uri="file:",
+        event_time=now,
+        channel=recording.channel,
+    )
+    return IncomingEvent(event, source="folder", correlation_id=f"scan-{now:%Y%m%dT%H%M%SZ}", available_at=now)
+
+
+def _drain(path: Path, settings: Settings, inbox: Inbox) -> Iterator[bool]:
+    """Run the job, hour by hour, until nothing is open; in a thread, so that progress can be told (True: all done)."""
+    with ThreadPoolExecutor(1, thread_name_prefix="scan") as pool:
+        while inbox.pending(datetime.max.replace(tzinfo=UTC)):
+            for work in inbox.pending(datetime.now(UTC)):
+                run = pool.submit(_run_job, path, settings, work.partition_hour)
+                while not run.done():
+                    yield False
+                    time.sleep(0.1)
+                run.result()
+            yield False
+            time.sleep(0.05)
+    yield True
+
+
+def _run_job(path: Path, settings: Settings, partition_key: str) -> None:
+    import dagster as dg
+
+    from compliance_pipeline.definitions import compliance_pipeline
+    from compliance_pipeline.orchestration.resources import PipelineResource
+
+    job = compliance_pipeline().resolve_job_def("flag_recordings")
+    with dg.DagsterInstance.ephemeral() as instance:
+        job.execute_in_process(
+            partition_key=partition_key,
+            instance=instance,
+            tags={TRIGGER_TAG: TRIGGERED_BY_INBOX},
+            resources={"pipeline": PipelineResource(home=str(settings.home), folder=str(path))},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+
+
+def _results(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> Iterator[Scanned]:
+    key = {
+        "policy": load_policy(settings.policy).policy_version,
+        "engine": engine_version(),
+        "ids": [recording.recording_id for recording in recordings],
+    }
+    warehouse = Warehouse(settings.warehouse_path)
+    verdicts = warehouse.select(
+        "FROM verdicts WHERE policy_version = $policy AND engine_version = $engine "
+        "AND recording_id IN (SELECT unnest($ids))",
+        key,
+    )
+    violations = warehouse.select(
+        "FROM violations WHERE policy_version = $policy AND engine_version = $engine "
+        "AND recording_id IN (SELECT unnest($ids)) ORDER BY recording_id, start_ms",
+        key,
+    )
+    verdict_of = {row["recording_id"]: row for row in verdicts}
+    for recording in recordings:
+        item = inbox.get(recording.recording_id)
+        yield Scanned(
+            recording,
+            verdict_of.get(recording.recording_id),
+            [row for row in violations if row["recording_id"] == recording.recording_id],
+            item.reason if item and item.state is State.DEAD else None,
+        )

@@ -1,0 +1,148 @@
+"""The processes of deploy/Procfile on this machine: their environment, starting, killing and stopping them."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from compliance_pipeline.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PROCFILE = ROOT / "deploy" / "Procfile"
+STOP_TIMEOUT_S = 10.0
+
+
+class StackError(Exception):
+    """A process of the stack did not come up, or went away."""
+
+
+def procfile() -> dict[str, str]:
+    lines = PROCFILE.read_text().splitlines()
+    return {name.strip(): command.strip() for name, _, command in (line.partition(":") for line in lines if line)}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_options: str = "") -> dict[str, str]:
+    """Lay out the data folder and return the variables that the Procfile's commands need."""
+    home = settings.home
+    dagster_home = home / "dagster"
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
+    workspace = home / "workspace.yaml"
+    workspace.write_text((ROOT / "workspace.yaml").read_text().replace("port: 4266", f"port: {code_port}"))
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONUNBUFFERED": "1",
+        "DAGSTER_HOME": str(dagster_home),
+        "COMPLIANCE_HOME": str(home),
+        "COMPLIANCE_PLATFORM_URL": settings.platform_url,
+        "COMPLIANCE_RECEIVER_PORT": str(settings.receiver_port),
+        "COMPLIANCE_CODE_PORT": str(code_port),
+        "COMPLIANCE_WEB_PORT": str(web_port),
+        "COMPLIANCE_WORKSPACE": str(workspace),
+        "COMPLIANCE_SANDBOX_OPTIONS": sandbox_options,
+    }
+
+
+class Stack:
+    """Some of the Procfile's processes on ports of their own, each with its output in `<home>/logs/<name>.log`.
+
+    A context manager: whatever still runs is stopped at the end.
+    """
+
+    def __init__(self, home: Path, *, sandbox_options: str = "") -> None:
+        self.settings = Settings(home=home, platform_url=f"http://127.0.0.1:{free_port()}", receiver_port=free_port())
+        self._code_port = free_port()
+        self.environment = environment(
+            self.settings, code_port=self._code_port, web_port=free_port(), sandbox_options=sandbox_options
+        )
+        self._commands = procfile()
+        self._logs = home / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            with (self._logs / f"{name}.log").open("ab") as log:
+                self._processes[name] = subprocess.Popen(  # noqa: S603 - the commands are the Procfile's
+                    ["/bin/sh", "-c", f"exec {self._commands[name]}"],
+                    env=self.environment,
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+    def kill(self, name: str) -> None:
+        """kill -9 the process and its children."""
+        process = self._processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            # Children of a process that is gone would live on in its group.
+            _signal_group(process, signal.SIGKILL)
+        self._processes.clear()
+
+    def check(self) -> None:
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise StackError(
+                    f"{name} stopped with exit code {process.returncode}; its output is in {self._logs / name}.log"
+                )
+
+    def wait_until_up(self, *names: str, timeout_s: float = 90.0) -> None:
+        """Until the named ones of receiver, sandbox and code answer."""
+        deadline = time.monotonic() + timeout_s
+        for name in names:
+            while not self._is_up(name):
+                self.check()
+                if time.monotonic() > deadline:
+                    raise StackError(f"{name} did not answer within {timeout_s:.0f} s; see {self._logs / name}.log")
+                time.sleep(0.1)
+
+    def _is_up(self, name: str) -> bool:
+        if name == "code":
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self._code_port)) == 0
+        url = {
+            "receiver": f"http://127.0.0.1:{self.settings.receiver_port}/readyz",
+            "sandbox": f"{self.settings.platform_url}/healthz",
+        }[name]
+        try:
+            return httpx.get(url, timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+
+def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
