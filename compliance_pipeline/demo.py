@@ -140,7 +140,7 @@ def collect(stack: Stack, seconds: float) -> Result:
     return Result(
         outcomes=outcomes,
         stages=[by_stage[stage] for stage in STAGES if stage in by_stage],
-        duplicates=sum(item.deliveries - 1 for item in items.values() if item),
+        duplicates=sum(item.duplicates for item in items.values() if item),
         unscreenable={
             id_: rows[0]["unscreenable_reason"] for id_, rows in verdicts.items() if rows[0]["unscreenable_reason"]
         },

@@ -104,7 +104,7 @@ class InboxItem:
     claimed_by: str | None
     claimed_at: datetime | None
     attempts: int
-    deliveries: int
+    duplicates: int
     reason: str | None
     updated_at: datetime
 
@@ -153,7 +153,7 @@ inbox_table = sa.Table(
     sa.Column("claimed_by", sa.String(256)),
     sa.Column("claimed_at", UtcTime),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("deliveries", sa.Integer, nullable=False),
+    sa.Column("duplicates", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("updated_at", UtcTime, nullable=False),
     # The sensor's question ('what is due?') reads only this, and of it only the rows that are due.
@@ -180,7 +180,7 @@ _MERGED = (
     "ended_at",
     "available_at",
     "due_at",
-    "deliveries",
+    "duplicates",
     "updated_at",
 )
 
@@ -216,7 +216,7 @@ def _fresh(incoming: IncomingEvent, now: datetime) -> dict[str, Any]:
         "ended_at": incoming.event.end_time,
         "received_at": now,
         "attempts": 0,
-        "deliveries": 1,
+        "duplicates": 0,
         "updated_at": now,
         **_times(incoming),
         **_entry(incoming.event.event, now),
@@ -229,11 +229,10 @@ def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tup
     A later event of the lifecycle moves a waiting row on. A row that someone holds or that is settled only notes it:
     whoever holds the row asks the platform anyway.
     """
-    changes: dict[str, Any] = {"deliveries": row["deliveries"] + 1}
     event = incoming.event.event
     if event.rank <= row["event"].rank:
-        return changes, True
-    changes |= {"event": event, "updated_at": now}
+        return {"duplicates": row["duplicates"] + 1}, True
+    changes: dict[str, Any] = {"event": event, "updated_at": now}
     if row["state"] in (State.NEW, State.DEFERRED):
         changes |= {
             "payload": _combined(row["payload"], incoming.event),

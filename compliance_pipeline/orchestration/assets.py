@@ -64,7 +64,7 @@ def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
         metadata={
             **table_metadata(pipeline.pipeline, "recordings", batch),
             "recordings in this run": len(items),
-            "event deliveries": sum(item.deliveries for item in items),
+            "duplicate events": sum(item.duplicates for item in items),
             "tries": max((item.attempts for item in items), default=0),
         }
     )
