@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -35,7 +36,8 @@ All data lies in `COMPLIANCE_HOME` (default `./var`). Every setting is a `COMPLI
 the README lists them.
 """,
 )
-out = Console()
+# Without a terminal (a pipe, a log) there is no width to fit.
+out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 T = TypeVar("T")
@@ -80,7 +82,12 @@ def up(
     from compliance_pipeline.stack import environment, procfile
 
     settings = Settings()
-    variables = environment(settings, code_port=4266, web_port=web_port, sandbox_options=f"--interval {interval}")
+    variables = environment(
+        settings,
+        code_port=4266,
+        web_port=web_port,
+        sandbox_options=f"--interval {interval} --delay 10",
+    )
     url = f"http://127.0.0.1:{web_port}"
     out.print(
         f"""[bold]compliance_pipeline[/] is starting (about 15 s); Ctrl-C stops it.
@@ -99,7 +106,7 @@ def up(
         webbrowser.open(url)
     manager = Manager()
     for name, command in procfile().items():
-        manager.add_process(name, f"exec {command}", env=variables)
+        manager.add_process(name, command, env=variables)
     manager.loop()
     # On Ctrl-C each process ends by a signal; that is no failure.
     interrupted = manager.returncode is not None and manager.returncode in (-2, -15, 130, 143)
@@ -117,6 +124,17 @@ def receiver() -> None:
     from compliance_pipeline.intake.receiver import serve
 
     serve(Settings())
+
+
+@app.command("await-port", hidden=True)
+def await_port(port: int, timeout_s: float = 90.0) -> None:
+    """Wait until something listens on a port of this machine: the Procfile's order of starting."""
+    from compliance_pipeline.stack import StackError, wait_for_port
+
+    try:
+        wait_for_port(port, timeout_s)
+    except StackError as error:
+        raise fail(str(error)) from None
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

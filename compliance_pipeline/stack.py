@@ -35,6 +35,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for_port(port: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_open(port):
+        if time.monotonic() > deadline:
+            raise StackError(f"nothing listens on port {port} after {timeout_s:.0f} s")
+        time.sleep(0.1)
+
+
 def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_options: str = "") -> dict[str, str]:
     """Lay out the data folder and return the variables that the Procfile's commands need."""
     home = settings.home
@@ -85,7 +98,7 @@ class Stack:
         for name in names:
             with (self._logs / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(  # noqa: S603 - the commands are the Procfile's
-                    ["/bin/sh", "-c", f"exec {self._commands[name]}"],
+                    ["/bin/sh", "-c", self._commands[name]],
                     env=self.environment,
                     cwd=ROOT,
                     stdout=log,
@@ -131,8 +144,7 @@ class Stack:
 
     def _is_up(self, name: str) -> bool:
         if name == "code":
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", self._code_port)) == 0
+            return is_open(self._code_port)
         url = {
             "receiver": f"http://127.0.0.1:{self.settings.receiver_port}/readyz",
             "sandbox": f"{self.settings.platform_url}/healthz",
