@@ -20,6 +20,9 @@ from compliance_pipeline.contracts.event import EventType, RecordingEvent
 PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
 """Dagster's default key format of an hourly partition."""
 
+FIRST_HOUR = datetime(2024, 1, 1, tzinfo=UTC)
+"""The oldest partition. A run for an hour that is no partition would fail, and with it the sensor's whole tick."""
+
 STARTED_PATIENCE = timedelta(hours=4)
 """A recording that only ever said 'started' is looked up after this."""
 
@@ -41,8 +44,8 @@ OPEN_STATES = (State.NEW, State.CLAIMED, State.DEFERRED)
 
 
 def partition_hour(at: datetime) -> str:
-    """Key of the hourly partition (UTC) that `at` falls in, e.g. '2026-03-01-14:00'."""
-    return at.astimezone(UTC).replace(minute=0).strftime(PARTITION_FORMAT)
+    """Key of the hourly partition (UTC) that `at` falls in, e.g. '2026-03-01-14:00'; the first one for older times."""
+    return max(at.astimezone(UTC), FIRST_HOUR).replace(minute=0).strftime(PARTITION_FORMAT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ from compliance_pipeline.intake.tokens import Tokenizer
 from compliance_pipeline.settings import Settings
 
 EVENT_SOURCE = "recording-pipeline"
+"""Value of X-Genesys-Event-Source in the guide's subscription (step 1)."""
 SOURCE = "guide"
 """The platform adapter whose events this endpoint understands."""
-"""Value of X-Genesys-Event-Source in the guide's subscription (step 1)."""
 
 BODY_SECONDS = 10.0
 MAX_BATCH = 256

@@ -101,7 +101,7 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
     report = steps.screen_batch(pipeline.pipeline, batch)
     context.log.info(
         "judged %s; judged before: %d; deferred: %d; dead: %d",
-        report.verdicts or "none",
+        ", ".join(f"{count} {verdict}" for verdict, count in sorted(report.verdicts.items())) or "none",
         report.known,
         report.deferred,
         report.dead,

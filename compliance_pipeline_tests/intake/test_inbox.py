@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.inbox import (
+    FIRST_HOUR,
     OPEN_STATES,
     STARTED_PATIENCE,
     Inbox,
@@ -120,6 +121,12 @@ def test_the_order_of_events_does_not_matter(inbox: Inbox, order: tuple[EventTyp
         inbox.store([incoming(event=event)], NOON)
     item = row(inbox)
     assert (item.state, item.event, item.duplicates) == (State.NEW, AVAILABLE, repeats([*order, *order]))
+
+
+def test_an_event_older_than_the_first_partition_goes_into_the_first() -> None:
+    assert (
+        partition_hour(datetime(1999, 12, 31, 23, 59, tzinfo=UTC)) == partition_hour(FIRST_HOUR) == "2024-01-01-00:00"
+    )
 
 
 def repeats(seen: Sequence[EventType]) -> int:
