@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from compliance_pipeline.intake.inbox import Inbox
+from compliance_pipeline.orchestration.launcher import hold_alive
 from compliance_pipeline.platforms.port import Platform
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.settings import Settings
@@ -25,7 +26,9 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
     _pipeline: Pipeline = PrivateAttr()
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["PipelineResource"]:  # noqa: ARG002
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["PipelineResource"]:
+        if context.instance and context.run:
+            hold_alive(context.instance, context.run)
         settings = Settings(home=Path(self.home)) if self.home else Settings()
         inbox = Inbox(settings.inbox_database_url)
         inbox.create()
