@@ -20,7 +20,7 @@ from compliance_pipeline.contracts.event import EventType, RecordingEvent
 PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
 """Dagster's default key format of an hourly partition."""
 
-FIRST_HOUR = datetime(2024, 1, 1, tzinfo=UTC)
+FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 """The oldest partition. A run for an hour that is no partition would fail, and with it the sensor's whole tick."""
 
 STARTED_PATIENCE = timedelta(hours=4)

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -23,7 +25,7 @@ MARTS = ("latency_by_hour", "violations_by_hour")
 
 
 class WarehouseBusy(Exception):
-    """Another process held the warehouse for longer than LOCK_TIMEOUT_S."""
+    """Another process held the warehouse for longer than the lock timeout."""
 
 
 @cache
@@ -31,39 +33,79 @@ def sql(name: str) -> str:
     return files(__package__).joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
+def _create(connection: "DuckDBPyConnection") -> None:
+    """Bring the schema up to date; a file that has this one already is only asked (each run's process opens anew)."""
+    import duckdb
+
+    digest = sha256(sql("schema").encode()).hexdigest()
+    try:
+        known = connection.execute("SELECT digest FROM schema_digest").fetchall()
+    except duckdb.CatalogException:
+        known = []
+    if known == [(digest,)]:
+        return
+    connection.begin()
+    connection.execute(sql("schema"))
+    connection.execute("DELETE FROM schema_digest")
+    connection.execute("INSERT INTO schema_digest VALUES ($digest)", {"digest": digest})
+    connection.commit()
+
+
 class Warehouse:
     """One DuckDB file.
 
     Every open, reads too, holds an OS lock from connect to close: DuckDB 2.0.0 reads its headers before it has its
     own lock, and lost acknowledged commits when several processes opened the same file.
+    Methods raise WarehouseBusy after `lock_timeout_s` seconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self.path = path
-        self._lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S)
+        self._lock_timeout_s = lock_timeout_s
+        self._lock = FileLock(f"{path}.lock", timeout=lock_timeout_s)
         self._created = False
 
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator["DuckDBPyConnection"]:
-        import duckdb
-
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = monotonic() + self._lock_timeout_s
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, duckdb.connect(self.path, read_only=read_only) as connection:
+            self._lock.acquire()
+        except Timeout:
+            raise self._busy() from None
+        try:
+            with self._open(read_only, deadline) as connection:
                 connection.execute("SET TimeZone = 'UTC'")
                 yield connection
-        except Timeout:
-            raise WarehouseBusy(
-                f"The warehouse {self.path.name} was in use for over {LOCK_TIMEOUT_S:.0f} s. Close whatever else has "
-                "it open (a notebook, a DuckDB shell) and run the step again; nothing was written."
-            ) from None
+        finally:
+            self._lock.release()
+
+    def _open(self, read_only: bool, deadline: float) -> "DuckDBPyConnection":
+        import duckdb
+
+        while True:
+            try:
+                return duckdb.connect(self.path, read_only=read_only)
+            except duckdb.IOException as error:
+                # A notebook or a DuckDB shell knows DuckDB's own lock only.
+                if "Could not set lock" not in str(error):
+                    raise
+            if monotonic() >= deadline:
+                raise self._busy()
+            sleep(0.1)
+
+    def _busy(self) -> WarehouseBusy:
+        return WarehouseBusy(
+            f"The warehouse {self.path.name} was in use for over {self._lock_timeout_s:g} s. Close whatever else has "
+            "it open (a notebook, a DuckDB shell) and run the step again; nothing was written."
+        )
 
     @contextmanager
     def write(self) -> Iterator["DuckDBPyConnection"]:
         """One transaction; committed when the block ends, rolled back when it raises."""
         with self._connect(read_only=False) as connection:
             if not self._created:
-                connection.execute(sql("schema"))
+                _create(connection)
                 self._created = True
             connection.begin()
             try:
@@ -75,7 +117,8 @@ class Warehouse:
 
     @contextmanager
     def read(self) -> Iterator["DuckDBPyConnection"]:
-        if not self.path.exists():
+        if not self._created:
+            # Not only where the file is missing: one of an earlier version lacks the newer tables.
             with self.write():
                 pass
         with self._connect(read_only=True) as connection:

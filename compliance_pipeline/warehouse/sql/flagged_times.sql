@@ -1,13 +1,20 @@
 -- $hour: 'remediation' (verdict -> tag written) and 'flagged' (available -> tag written) of recordings just tagged.
+-- Only what the first verdict flagged: a later policy that flags an old recording says nothing about latency.
 INSERT INTO stage_times BY NAME
 WITH tagged AS (
     SELECT recording_id, min(revised_at) AS flagged_at
     FROM remediations
     WHERE partition_hour = $hour AND action = 'tag_recording' AND status = 'done'
     GROUP BY recording_id
+), flagged_at_first AS (
+    SELECT recording_id
+    FROM verdicts
+    WHERE partition_hour = $hour
+    GROUP BY recording_id
+    HAVING arg_min(verdict, judged_at) IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED')
 ), judged AS (
     SELECT recording_id, partition_hour, channel, started_at AS available_at, ended_at AS judged_at
-    FROM stage_times
+    FROM stage_times SEMI JOIN flagged_at_first USING (recording_id)
     WHERE partition_hour = $hour AND stage = 'judged'
 ), added AS (
     SELECT *, unnest([

@@ -25,6 +25,8 @@ COMMENT ON COLUMN recordings.direction IS 'inbound or outbound.';
 COMMENT ON COLUMN recordings.queue IS 'Queue that served the interaction.';
 COMMENT ON COLUMN recordings.participants IS 'Participant identifiers as keyed tokens (tok_...); never the raw values.';
 COMMENT ON COLUMN recordings.correlation_id IS 'Id of the event delivery (webhook-id) that announced it.';
+COMMENT ON COLUMN recordings.started_at IS 'Start of the interaction.';
+COMMENT ON COLUMN recordings.ended_at IS 'End of the interaction.';
 COMMENT ON COLUMN recordings.available_at IS 'When the platform said that the media became available.';
 COMMENT ON COLUMN recordings.received_at IS 'When the receiver stored the event.';
 COMMENT ON COLUMN recordings.recorded_at IS 'When this row was written.';
@@ -44,9 +46,17 @@ CREATE TABLE IF NOT EXISTS media (
     PRIMARY KEY (recording_id, engine_version)
 );
 COMMENT ON TABLE media IS 'What was fetched and decoded of a recording. The media itself is not kept.';
+COMMENT ON COLUMN media.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN media.engine_version IS 'Engine that screened: code version and digit model.';
+COMMENT ON COLUMN media.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN media.size_bytes IS 'Bytes that arrived.';
 COMMENT ON COLUMN media.sha256 IS 'Digest of the bytes that arrived.';
+COMMENT ON COLUMN media.container IS 'Container that was recognised in the bytes.';
+COMMENT ON COLUMN media.codec IS 'Codec of the audio.';
+COMMENT ON COLUMN media.audio_channels IS 'Channels screened apart; 0 for text.';
 COMMENT ON COLUMN media.duration_ms IS 'Decoded milliseconds, not what a header claims.';
 COMMENT ON COLUMN media.complete IS 'False where the transfer or the container says that the end is missing.';
+COMMENT ON COLUMN media.fetched_at IS 'When the last byte was screened.';
 
 CREATE TABLE IF NOT EXISTS findings (
     recording_id    VARCHAR NOT NULL,
@@ -63,6 +73,16 @@ CREATE TABLE IF NOT EXISTS findings (
     PRIMARY KEY (recording_id, engine_version, finding_no)
 );
 COMMENT ON TABLE findings IS 'What the detectors found, before any policy; a new policy is evaluated from these.';
+COMMENT ON COLUMN findings.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN findings.engine_version IS 'Engine that screened: code version and digit model.';
+COMMENT ON COLUMN findings.finding_no IS 'Number of the finding in its recording.';
+COMMENT ON COLUMN findings.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN findings.kind IS 'card_number, card_length_number, card_verification_code or government_id.';
+COMMENT ON COLUMN findings.detector IS 'What found it: tones, digits or text.';
+COMMENT ON COLUMN findings.speaker IS 'agent, customer, or the audio channels index.';
+COMMENT ON COLUMN findings.start_ms IS 'Milliseconds from the start of the recording.';
+COMMENT ON COLUMN findings.end_ms IS 'Milliseconds from the start of the recording.';
+COMMENT ON COLUMN findings.confidence IS '0 to 1; an engineering value, not a calibrated probability.';
 COMMENT ON COLUMN findings.masked IS 'Card numbers at most BIN and last four (PCI DSS 4.0.1, 3.4.1), all else masked whole.';
 
 CREATE TABLE IF NOT EXISTS verdicts (
@@ -86,10 +106,22 @@ CREATE TABLE IF NOT EXISTS verdicts (
     PRIMARY KEY (recording_id, policy_version, engine_version)
 );
 COMMENT ON TABLE verdicts IS 'One verdict a recording, policy and engine, in the guide''s terms; the newest is served.';
+COMMENT ON COLUMN verdicts.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN verdicts.policy_version IS 'Policy pack and version, e.g. default-us-eu@0.1.0.';
+COMMENT ON COLUMN verdicts.engine_version IS 'Engine that screened: code version and digit model.';
+COMMENT ON COLUMN verdicts.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN verdicts.channel IS 'voice, chat or email.';
 COMMENT ON COLUMN verdicts.verdict IS 'VIOLATION_DETECTED, REVIEW_REQUIRED, NO_VIOLATION or UNSCREENABLE.';
+COMMENT ON COLUMN verdicts.violation_type IS 'Type of violation, in the guides terms (PCI_MID_CAPTURE, ...).';
 COMMENT ON COLUMN verdicts.rule_id IS 'Rule that decided the verdict.';
+COMMENT ON COLUMN verdicts.severity IS 'Severity of the rule: low, medium, high or critical.';
+COMMENT ON COLUMN verdicts.confidence_score IS 'Confidence of the finding that decided.';
 COMMENT ON COLUMN verdicts.timestamp_offset_ms IS 'From the start of the recording to the finding.';
+COMMENT ON COLUMN verdicts.evidence_snippet IS 'URI of the span; carries no content.';
+COMMENT ON COLUMN verdicts.recommended_action IS 'ROUTE_TO_COMPLIANCE_QUEUE, CHECK_MEDIA or NONE.';
+COMMENT ON COLUMN verdicts.correlation_id IS 'Id of the event delivery that led here.';
 COMMENT ON COLUMN verdicts.unscreenable_reason IS 'Why the media could not be screened, in one word.';
+COMMENT ON COLUMN verdicts.judged_at IS 'When the recording was screened.';
 COMMENT ON COLUMN verdicts.run_id IS 'Dagster run that judged.';
 
 CREATE TABLE IF NOT EXISTS violations (
@@ -111,6 +143,20 @@ CREATE TABLE IF NOT EXISTS violations (
     PRIMARY KEY (recording_id, policy_version, engine_version, rule_id)
 );
 COMMENT ON TABLE violations IS 'Every rule that a recording broke, with its best finding.';
+COMMENT ON COLUMN violations.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN violations.policy_version IS 'Policy pack and version, e.g. default-us-eu@0.1.0.';
+COMMENT ON COLUMN violations.engine_version IS 'Engine that screened: code version and digit model.';
+COMMENT ON COLUMN violations.rule_id IS 'Rule of the policy pack.';
+COMMENT ON COLUMN violations.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN violations.channel IS 'voice, chat or email.';
+COMMENT ON COLUMN violations.verdict IS 'VIOLATION_DETECTED or REVIEW_REQUIRED.';
+COMMENT ON COLUMN violations.violation_type IS 'Type of violation, in the guides terms (PCI_MID_CAPTURE, ...).';
+COMMENT ON COLUMN violations.severity IS 'Severity of the rule: low, medium, high or critical.';
+COMMENT ON COLUMN violations.detector IS 'What found it: tones, digits or text.';
+COMMENT ON COLUMN violations.speaker IS 'agent, customer, or the audio channels index.';
+COMMENT ON COLUMN violations.start_ms IS 'Milliseconds from the start of the recording.';
+COMMENT ON COLUMN violations.confidence IS '0 to 1; an engineering value, not a calibrated probability.';
+COMMENT ON COLUMN violations.masked IS 'What was found, masked.';
 COMMENT ON COLUMN violations.hits IS 'Findings that match the rule.';
 
 CREATE TABLE IF NOT EXISTS remediations (
@@ -127,10 +173,16 @@ CREATE TABLE IF NOT EXISTS remediations (
     PRIMARY KEY (recording_id, rule_id, action, revision)
 );
 COMMENT ON TABLE remediations IS 'Each action for a violation: planned before the call, done or failed after it.';
+COMMENT ON COLUMN remediations.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN remediations.rule_id IS 'Rule of the policy pack.';
+COMMENT ON COLUMN remediations.action IS 'tag_recording, create_work_item or supervisor_callback.';
 COMMENT ON COLUMN remediations.revision IS 'Counts up; the highest is what holds.';
+COMMENT ON COLUMN remediations.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
 COMMENT ON COLUMN remediations.status IS 'planned, done or failed.';
 COMMENT ON COLUMN remediations.external_id IS 'The platform''s id of the work item or callback.';
 COMMENT ON COLUMN remediations.error IS 'Why the last try failed; masked.';
+COMMENT ON COLUMN remediations.revised_at IS 'When this state was reached.';
+COMMENT ON COLUMN remediations.run_id IS 'Dagster run that wrote the row.';
 
 CREATE TABLE IF NOT EXISTS stage_times (
     recording_id    VARCHAR NOT NULL,
@@ -143,6 +195,13 @@ CREATE TABLE IF NOT EXISTS stage_times (
     PRIMARY KEY (recording_id, stage)
 );
 COMMENT ON TABLE stage_times IS 'Where a recording''s time went; stages are defined in docs/architecture.md.';
+COMMENT ON COLUMN stage_times.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN stage_times.stage IS 'Stage of the way from call end to flag; docs/architecture.md defines each.';
+COMMENT ON COLUMN stage_times.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN stage_times.channel IS 'voice, chat or email.';
+COMMENT ON COLUMN stage_times.started_at IS 'When the stage began.';
+COMMENT ON COLUMN stage_times.ended_at IS 'When the stage ended.';
+COMMENT ON COLUMN stage_times.seconds IS 'How long it took.';
 
 CREATE TABLE IF NOT EXISTS latency_by_hour (
     partition_hour   TIMESTAMPTZ NOT NULL,
@@ -157,6 +216,14 @@ CREATE TABLE IF NOT EXISTS latency_by_hour (
     PRIMARY KEY (partition_hour, channel, stage)
 );
 COMMENT ON TABLE latency_by_hour IS 'Exact percentiles of each stage by hour and channel (''all'': every channel). Never average these.';
+COMMENT ON COLUMN latency_by_hour.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN latency_by_hour.channel IS 'voice, chat or email.';
+COMMENT ON COLUMN latency_by_hour.stage IS 'Stage of the way from call end to flag; docs/architecture.md defines each.';
+COMMENT ON COLUMN latency_by_hour.recordings IS 'Recordings that went through the stage.';
+COMMENT ON COLUMN latency_by_hour.p50_s IS 'Median, seconds.';
+COMMENT ON COLUMN latency_by_hour.p95_s IS '95th percentile, seconds.';
+COMMENT ON COLUMN latency_by_hour.p99_s IS '99th percentile, seconds.';
+COMMENT ON COLUMN latency_by_hour.max_s IS 'Longest, seconds.';
 COMMENT ON COLUMN latency_by_hour.within_objective IS 'Recordings whose stage took no longer than the objective; meant for stage ''flagged''.';
 
 CREATE TABLE IF NOT EXISTS violations_by_hour (
@@ -171,8 +238,18 @@ CREATE TABLE IF NOT EXISTS violations_by_hour (
     PRIMARY KEY (partition_hour, channel, rule_id)
 );
 COMMENT ON TABLE violations_by_hour IS 'Recordings that broke each rule, by hour and channel, beside those that were screened.';
+COMMENT ON COLUMN violations_by_hour.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN violations_by_hour.channel IS 'voice, chat or email.';
+COMMENT ON COLUMN violations_by_hour.rule_id IS 'Rule of the policy pack.';
+COMMENT ON COLUMN violations_by_hour.violation_type IS 'Type of violation, in the guides terms (PCI_MID_CAPTURE, ...).';
+COMMENT ON COLUMN violations_by_hour.severity IS 'Severity of the rule: low, medium, high or critical.';
+COMMENT ON COLUMN violations_by_hour.verdict IS 'VIOLATION_DETECTED or REVIEW_REQUIRED.';
 COMMENT ON COLUMN violations_by_hour.recordings IS 'Recordings that broke the rule.';
 COMMENT ON COLUMN violations_by_hour.screened IS 'Recordings of the channel that could be screened in the hour: the denominator.';
+
+CREATE TABLE IF NOT EXISTS schema_digest (digest VARCHAR PRIMARY KEY);
+COMMENT ON TABLE schema_digest IS 'SHA-256 of the schema that this file was brought up to.';
+COMMENT ON COLUMN schema_digest.digest IS 'One row.';
 
 CREATE VIEW IF NOT EXISTS latest_verdicts AS
 SELECT * FROM verdicts

@@ -1,0 +1,295 @@
+"""The warehouse: keyed and append-only, one writer at a time, and nothing committed is ever lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import get_args
+
+import duckdb
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compliance_pipeline.warehouse.tables import RecordingRow, Row
+from compliance_pipeline.warehouse.warehouse import MARTS, Warehouse, WarehouseBusy
+from compliance_pipeline_tests.warehouse.rows import HOUR, ONE_OF_EACH, recording, stage
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    return Warehouse(tmp_path / "warehouse.duckdb")
+
+
+@pytest.mark.parametrize("row_type", get_args(Row), ids=lambda row_type: row_type.table)
+def test_a_table_has_the_columns_of_its_row_in_the_same_order(warehouse: Warehouse, row_type: type[Row]) -> None:
+    assert [name for name, _, _ in warehouse.columns(row_type.table)] == [field.name for field in fields(row_type)]
+
+
+@pytest.mark.parametrize("row", ONE_OF_EACH, ids=lambda row: row.table)
+def test_a_row_comes_back_as_it_went_in(warehouse: Warehouse, row: Row) -> None:
+    assert warehouse.append([row]) == 1
+    assert warehouse.select(f"FROM {row.table}") == [asdict(row)]
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+times = st.integers(0, 7_000_000_000_000_000).map(lambda us: HOUR + timedelta(microseconds=us))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    return Warehouse(tmp_path_factory.mktemp("any") / "warehouse.duckdb")
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            replace,
+            st.just(recording()),
+            recording_id=texts,
+            queue=st.none() | texts,
+            participants=st.lists(texts, max_size=3),
+            started_at=st.none() | times,
+            available_at=times,
+        ),
+        max_size=8,
+        unique_by=lambda row: row.recording_id,
+    )
+)
+def test_rows_of_any_text_time_and_list_come_back_as_they_went_in(shared: Warehouse, rows: list[RecordingRow]) -> None:
+    warehouse = shared
+    with warehouse.write() as connection:
+        connection.execute("DELETE FROM recordings")
+    assert warehouse.append(rows) == len(rows)
+    stored = {row["recording_id"]: row for row in warehouse.select("FROM recordings")}
+    assert stored == {row.recording_id: asdict(row) for row in rows}
+
+
+def test_appending_a_known_key_changes_nothing_and_returns_zero(warehouse: Warehouse) -> None:
+    assert warehouse.append([recording(queue="first")]) == 1
+    assert warehouse.append([recording(queue="second")]) == 0
+    assert warehouse.append([recording(queue="third"), recording("rec-2")]) == 1
+    assert [row["queue"] for row in warehouse.select("FROM recordings ORDER BY recording_id")] == ["first", "billing"]
+
+
+def test_appending_nothing_does_not_even_make_the_file(warehouse: Warehouse) -> None:
+    assert warehouse.append([]) == 0
+    assert not warehouse.path.exists()
+
+
+def test_an_append_to_several_tables_is_one_transaction(warehouse: Warehouse) -> None:
+    broken = replace(stage(), channel=None)  # type: ignore[arg-type]
+    with pytest.raises(duckdb.ConstraintException):
+        warehouse.append([recording(), broken])
+    assert warehouse.select("FROM recordings") == []
+
+
+def test_a_block_that_raises_is_rolled_back_and_the_warehouse_goes_on(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    with suppress(KeyboardInterrupt), warehouse.write() as connection:
+        connection.execute("DELETE FROM recordings")
+        raise KeyboardInterrupt
+    assert len(warehouse.select("FROM recordings")) == 1
+    assert warehouse.append([recording("rec-2")]) == 1
+
+
+def test_times_come_back_in_utc_wherever_the_machine_stands(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    warehouse.append([recording()])
+    [row] = warehouse.select("SELECT available_at, partition_hour::VARCHAR AS shown FROM recordings")
+    assert row == {"available_at": HOUR, "shown": "2026-03-01 12:00:00+00"}
+
+
+def test_the_first_read_of_an_older_warehouse_adds_the_tables_that_it_lacks(warehouse: Warehouse) -> None:
+    with duckdb.connect(warehouse.path) as connection:
+        connection.execute("CREATE TABLE something_else (x INTEGER)")
+    assert warehouse.select("FROM recordings") == []
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline_tests.warehouse.rows import recording
+writer, batches, size = (int(arg) for arg in sys.argv[2:])
+for batch in range(batches):
+    rows = [recording(f"{writer}-{batch}-{row}") for row in range(size)]
+    assert Warehouse(Path(sys.argv[1])).append(rows) == size
+    print(batch, flush=True)
+"""
+
+
+def launch(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+def test_several_processes_that_write_at_once_lose_nothing(warehouse: Warehouse) -> None:
+    writers, batches, size = 3, 4, 75
+    processes = [launch(WRITE, warehouse.path, writer, batches, size) for writer in range(writers)]
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    stored = {row["recording_id"] for row in warehouse.select("SELECT recording_id FROM recordings")}
+    assert stored == {f"{w}-{b}-{r}" for w in range(writers) for b in range(batches) for r in range(size)}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline_tests.warehouse.rows import recording
+warehouse = Warehouse(Path(sys.argv[1]))
+warehouse.append([recording("committed")])
+with warehouse.write() as connection:
+    connection.execute("INSERT INTO recordings SELECT 'lost-' || i, * EXCLUDE (i, recording_id) "
+                       "FROM recordings, range(20000) AS t(i)")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_writer_killed_within_a_transaction_loses_only_that_transaction(warehouse: Warehouse) -> None:
+    process = launch(KILLED, warehouse.path)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert [row["recording_id"] for row in warehouse.select("FROM recordings")] == ["committed"]
+    assert warehouse.append([recording("after")]) == 1
+
+
+def test_a_writer_killed_at_any_moment_loses_nothing_that_it_reported(warehouse: Warehouse) -> None:
+    reported: set[str] = set()
+    for writer in range(2):
+        process = launch(WRITE, warehouse.path, writer, 10_000, 20)
+        assert process.stdout is not None
+        for _ in range(5 + writer):
+            reported.add(f"{writer}-{process.stdout.readline().strip()}")
+        process.send_signal(signal.SIGKILL)
+        reported |= {f"{writer}-{line.strip()}" for line in process.stdout if line.strip()}
+        process.wait(10)
+        process.stdout.close()
+    rows = warehouse.select(
+        "SELECT regexp_replace(recording_id, '-[0-9]+$', '') AS batch, count(*) AS rows FROM recordings GROUP BY 1"
+    )
+    assert {row["rows"] for row in rows} == {20}, "a batch is there as a whole or not at all"
+    assert len(reported) >= 11
+    assert reported <= {row["batch"] for row in rows}
+
+
+def test_a_warehouse_in_use_is_reported_as_busy_with_what_to_do(warehouse: Warehouse) -> None:
+    impatient = Warehouse(warehouse.path, lock_timeout_s=0.2)
+    with warehouse.write(), ExpectedBusy(impatient):
+        pass
+    assert impatient.select("FROM recordings") == []
+
+
+class ExpectedBusy:
+    """Asks a warehouse from another thread while the block runs, and checks what it says."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self.warehouse = warehouse
+
+    def __enter__(self) -> None:
+        said: list[str] = []
+
+        def ask() -> None:
+            for attempt in (lambda: self.warehouse.append([recording()]), lambda: self.warehouse.select("SELECT 1")):
+                try:
+                    attempt()
+                except WarehouseBusy as error:
+                    said.append(str(error))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+        assert len(said) == 2
+        for message in said:
+            assert "warehouse.duckdb was in use for over 0.2 s" in message
+            assert "run the step again" in message
+            assert str(self.warehouse.path.parent) not in message
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+HOLD = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_notebook_that_has_the_file_open_without_our_lock_is_busy_too_and_waited_for(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(warehouse.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"open\n"
+    with pytest.raises(WarehouseBusy, match="a notebook"):
+        Warehouse(warehouse.path, lock_timeout_s=0.3).append([recording("rec-2")])
+    closing = threading.Timer(0.3, process.stdin.close)
+    closing.start()
+    assert warehouse.append([recording("rec-2")]) == 1
+    process.wait(10)
+    process.stdout.close()
+
+
+def test_what_is_no_lock_of_duckdb_is_not_called_busy(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(duckdb.Error) as caught:
+        Warehouse(path).select("SELECT 1")
+    assert not isinstance(caught.value, WarehouseBusy)
+
+
+def test_the_lock_is_given_back_after_every_use(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    warehouse.select("SELECT 1")
+    with pytest.raises(duckdb.Error):
+        warehouse.select("SELECT nonsense")
+    with FileLock(f"{warehouse.path}.lock", timeout=0):
+        assert os.path.exists(warehouse.path)  # noqa: PTH110
+
+
+def test_a_frame_has_the_same_rows_as_a_select(warehouse: Warehouse) -> None:
+    warehouse.append([stage(f"rec-{n}", seconds=n) for n in range(1, 4)])
+    query = "SELECT recording_id, seconds FROM stage_times WHERE seconds > $least ORDER BY seconds"
+    assert warehouse.frame(query, {"least": 1}).to_dict("records") == warehouse.select(query, {"least": 1})
+
+
+def test_every_table_and_every_column_says_what_it_is(warehouse: Warehouse) -> None:
+    tables = warehouse.select("SELECT table_name, comment FROM duckdb_tables()")
+    assert {*MARTS, *(row.table for row in ONE_OF_EACH)} <= {table["table_name"] for table in tables}
+    assert [table["table_name"] for table in tables if not table["comment"]] == []
+    for table in tables:
+        name = table["table_name"]
+        assert [column for column, _, comment in warehouse.columns(name) if not comment] == [], name
+
+
+def test_many_threads_of_one_process_may_use_it_at_once(warehouse: Warehouse) -> None:
+    threads = [
+        threading.Thread(target=lambda n=n: [warehouse.append([recording(f"{n}-{i}")]) for i in range(5)])
+        for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warehouse.select("SELECT count(*) AS rows FROM recordings") == [{"rows": 20}]
+
+
+def test_an_unknown_mart_is_refused_before_anything_is_deleted(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    with pytest.raises(ValueError, match="no such mart: recordings"):
+        warehouse.refresh_mart("recordings", HOUR)
+    assert len(warehouse.select("FROM recordings")) == 1
