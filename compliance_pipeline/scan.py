@@ -2,17 +2,17 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
-from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
+from compliance_pipeline.intake.inbox import OPEN_STATES, Inbox, IncomingEvent, State
 from compliance_pipeline.platforms import folder
 from compliance_pipeline.platforms.folder import FolderRecording, Skipped
 from compliance_pipeline.screening.engine import engine_version
@@ -23,6 +23,9 @@ from compliance_pipeline.steps import log as steps_log
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 STORE_BATCH = 500
+_OWNER = "scan"
+_LONGER_THAN_ANY_BACKOFF = timedelta(hours=1)
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 class ScanInProgress(Exception):
@@ -91,12 +94,24 @@ def _announce(inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
     for at in range(0, len(recordings), STORE_BATCH):
         inbox.store([_event(recording, now) for recording in recordings[at : at + STORE_BATCH]], now)
     inbox.retry_dead([recording.recording_id for recording in recordings], now)
-    # Only one scan runs at a time: a claim that is still held is that of a scan that was stopped.
-    for work in inbox.pending(datetime.max.replace(tzinfo=UTC)):
-        for item in inbox.items(work.partition_hour):
-            if item.claimed_by and item.state is State.CLAIMED:
-                inbox.release(item.claimed_by, now)
+    _take_over(inbox, {recording.recording_id for recording in recordings}, now)
     return sum(work.count for work in inbox.pending(now))
+
+
+def _take_over(inbox: Inbox, listed: Collection[str], now: datetime) -> None:
+    """Only one scan runs at a time: a claim that is still held is that of a scan that was stopped.
+
+    What a stopped scan of another folder left open is set aside: looked for in this folder it would pass for gone.
+    """
+    for work in inbox.pending(_FOREVER):
+        left = [item for item in inbox.items(work.partition_hour) if item.state in OPEN_STATES]
+        for owner in {item.claimed_by for item in left if item.claimed_by}:
+            inbox.release(owner, now)
+        if strays := [item.recording_id for item in left if item.recording_id not in listed]:
+            inbox.claim(work.partition_hour, _OWNER, now + _LONGER_THAN_ANY_BACKOFF, timedelta(), len(left))
+            for recording_id in strays:
+                inbox.dead(recording_id, _OWNER, "in another folder than the one scanned last; scan that again", now)
+            inbox.release(_OWNER, now)
 
 
 def _event(recording: FolderRecording, now: datetime) -> IncomingEvent:
@@ -113,7 +128,7 @@ def _event(recording: FolderRecording, now: datetime) -> IncomingEvent:
 def _drain(path: Path, settings: Settings, inbox: Inbox) -> Iterator[bool]:
     """Run the job, hour by hour, until nothing is open; in a thread, so that progress can be told (True: all done)."""
     with ThreadPoolExecutor(1, thread_name_prefix="scan") as pool:
-        while inbox.pending(datetime.max.replace(tzinfo=UTC)):
+        while inbox.pending(_FOREVER):
             for work in inbox.pending(datetime.now(UTC)):
                 run = pool.submit(_run_job, path, settings, work.partition_hour)
                 while not run.done():

@@ -4,25 +4,21 @@ Dagster's assets and the tests call these; nothing here knows of Dagster. Each s
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from logging import getLogger
-from typing import Any
-
-from pybreaker import CircuitBreakerError
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.contracts.policy import PolicyPack, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
-from compliance_pipeline.intake.breaker import circuit_breaker
-from compliance_pipeline.intake.inbox import PARTITION_FORMAT, Inbox, InboxItem, State
 from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, Refused
 from compliance_pipeline.remediation.execute import Queues, execute
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, plan
 from compliance_pipeline.screening.engine import Screening, engine_version, screen_recording
 from compliance_pipeline.screening.policy import RuleHit, deciding_hit, evaluate, judge
-from compliance_pipeline.settings import Settings
 from compliance_pipeline.warehouse.tables import (
     FindingRow,
     MediaRow,
@@ -34,6 +30,10 @@ from compliance_pipeline.warehouse.tables import (
     ViolationRow,
 )
 from compliance_pipeline.warehouse.warehouse import Warehouse, sql
+
+if TYPE_CHECKING:
+    from compliance_pipeline.intake.inbox import Inbox, InboxItem
+    from compliance_pipeline.settings import Settings
 
 log = getLogger(__name__)
 
@@ -56,6 +56,8 @@ def utc_now() -> datetime:
 
 
 def hour_of(partition_key: str) -> datetime:
+    from compliance_pipeline.intake.inbox import PARTITION_FORMAT
+
     return datetime.strptime(partition_key, PARTITION_FORMAT).replace(tzinfo=UTC)
 
 
@@ -63,8 +65,8 @@ def hour_of(partition_key: str) -> datetime:
 class Pipeline:
     """What the steps work with."""
 
-    settings: Settings
-    inbox: Inbox
+    settings: "Settings"
+    inbox: "Inbox"
     warehouse: Warehouse
     platform: Platform
     policy: PolicyPack
@@ -94,7 +96,7 @@ class Batch:
         return hour_of(self.partition_key)
 
 
-def claim(pipeline: Pipeline, batch: Batch) -> list[InboxItem]:
+def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
     """Take what is actionable in the partition and record it; returns the batch's recordings, newest first."""
     pipeline.inbox.claim(batch.partition_key, batch.owner, pipeline.clock(), pipeline.lease, BATCH_LIMIT)
     items = batch_items(pipeline, batch)
@@ -103,14 +105,16 @@ def claim(pipeline: Pipeline, batch: Batch) -> list[InboxItem]:
     return items
 
 
-def batch_items(pipeline: Pipeline, batch: Batch) -> list[InboxItem]:
+def batch_items(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
+    from compliance_pipeline.intake.inbox import State
+
     items = pipeline.inbox.claimed(batch.owner)
     if batch.whole_partition:
         items += [item for item in pipeline.inbox.items(batch.partition_key) if item.state is State.DONE]
     return items
 
 
-def _recording_row(item: InboxItem, hour: datetime, now: datetime) -> RecordingRow:
+def _recording_row(item: "InboxItem", hour: datetime, now: datetime) -> RecordingRow:
     event = item.recording_event
     return RecordingRow(
         recording_id=item.recording_id,
@@ -131,7 +135,10 @@ def _recording_row(item: InboxItem, hour: datetime, now: datetime) -> RecordingR
 
 @dataclass(slots=True)
 class ScreenReport:
-    """What became of a batch. Recordings by verdict; how many were judged before, deferred, or given up on."""
+    """What became of a batch. Recordings by verdict; how many were judged before, deferred, or given up on.
+
+    left: settled before and could not be judged again; what was said of them stands.
+    """
 
     verdicts: dict[str, int] = field(default_factory=dict)
     findings: int = 0
@@ -140,6 +147,7 @@ class ScreenReport:
     known: int = 0
     deferred: int = 0
     dead: int = 0
+    left: int = 0
     fetch_s: float = 0.0
     analysis_s: float = 0.0
     first_finding_s: list[float] = field(default_factory=list)
@@ -174,31 +182,70 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     fresh = [item for item in items if item.recording_id not in judged]
     report = ScreenReport(known=len(items) - len(fresh))
     rows: list[Row] = []
-    renew_at = pipeline.clock() + pipeline.lease / 4
+    renewed_at = _renew(pipeline, batch)
     with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening") as pool:
-        futures: dict[Future[_Screened], InboxItem] = {pool.submit(_screen, pipeline, item): item for item in fresh}
-        for future in as_completed(futures):
-            item = futures[future]
-            try:
-                rows += _judge(pipeline, batch, engine, item, future.result(), report)
-            except Refused as error:
-                _give_back(pipeline, batch, item, str(error), report, tries=REFUSED_TRIES)
-            except (PlatformError, CircuitBreakerError) as error:
-                _give_back(pipeline, batch, item, str(error), report)
-            except Exception as error:
-                # The text of an unforeseen exception may quote what was screened: only its type is kept.
-                log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
-                _give_back(pipeline, batch, item, f"engine failed with {type(error).__qualname__}", report)
-            if pipeline.clock() > renew_at:
-                pipeline.inbox.extend(batch.owner, pipeline.clock(), pipeline.lease)
-                renew_at = pipeline.clock() + pipeline.lease / 4
+        try:
+            futures: dict[Future[_Screened], InboxItem] = {pool.submit(_screen, pipeline, item): item for item in fresh}
+            waiting = set(futures)
+            while waiting:
+                # One recording may take longer than the lease lasts: look up in between.
+                finished, waiting = wait(waiting, pipeline.lease.total_seconds() / 4, FIRST_COMPLETED)
+                for future in finished:
+                    rows += _outcome(pipeline, batch, engine, futures[future], future, report)
+                renewed_at = _renew(pipeline, batch, renewed_at)
+        except BaseException:
+            # A run that is told to stop does not screen the rest of its batch first.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     pipeline.warehouse.append(rows)
     return report
 
 
-def _screen(pipeline: Pipeline, item: InboxItem) -> _Screened:
+def _renew(pipeline: Pipeline, batch: Batch, renewed_at: datetime | None = None) -> datetime:
+    """Extend the batch's claims if a quarter of their lease has passed; when they were last extended."""
+    now = pipeline.clock()
+    if renewed_at and now - renewed_at < pipeline.lease / 4:
+        return renewed_at
+    pipeline.inbox.extend(batch.owner, now, pipeline.lease)
+    return now
+
+
+def _outcome(
+    pipeline: Pipeline, batch: Batch, engine: str, item: "InboxItem", future: Future[_Screened], report: ScreenReport
+) -> list[Row]:
+    """The rows of a recording that was screened; none where it goes back to the inbox."""
+    try:
+        return _judge(pipeline, batch, engine, item, future.result(), report)
+    except Refused as error:
+        _give_back(pipeline, batch, item, str(error), report, tries=REFUSED_TRIES)
+    except PlatformError as error:
+        _give_back(pipeline, batch, item, str(error), report)
+    except _EngineHeld as held:
+        # Nothing was tried: other recordings' failures don't make this one a dead letter.
+        _give_back(pipeline, batch, item, "the engine's circuit breaker is open", report, held.for_s, tries=inf)
+    except Exception as error:
+        # The text of an unforeseen exception may quote what was screened: only its type is kept.
+        log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
+        _give_back(pipeline, batch, item, f"engine failed with {type(error).__qualname__}", report)
+    return []
+
+
+class _EngineHeld(Exception):
+    """The engine's circuit breaker is open for another `for_s` seconds."""
+
+    def __init__(self, for_s: float) -> None:
+        super().__init__()
+        self.for_s = for_s
+
+
+def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
+    from pybreaker import CircuitBreakerError
+
+    from compliance_pipeline.intake.breaker import circuit_breaker, held_until
+
     begun_at = pipeline.clock()
     media_at: list[datetime | None] = []
+    failures: list[Exception] = []
 
     def opened(stream: MediaStream) -> None:
         media_at.append(stream.last_modified)
@@ -209,19 +256,31 @@ def _screen(pipeline: Pipeline, item: InboxItem) -> _Screened:
             return screen_recording(pipeline.platform, item.recording_id, channel, opened)
         except PlatformError as error:
             return error  # the platform's failure, not the engine's: not for the engine's breaker
+        except Exception as error:
+            failures.append(error)
+            raise
 
-    outcome = circuit_breaker(pipeline.inbox.engine, ENGINE_BREAKER).call(once)
+    breaker = circuit_breaker(pipeline.inbox.engine, ENGINE_BREAKER)
+    try:
+        outcome = breaker.call(once)
+    except CircuitBreakerError:
+        # The call that opens the breaker ends in this error too, but failed for a reason of its own.
+        if failures:
+            raise failures[-1] from None
+        until = held_until(breaker, utc_now())
+        raise _EngineHeld((until - utc_now()).total_seconds() if until else 1.0) from None
     if isinstance(outcome, PlatformError):
         raise outcome
     available_at = item.available_at
     if item.event is not EventType.AVAILABLE or (item.reason or "").startswith(NOT_READY):
         # The event came before the media: the media's own time is when it became available, where its host says.
         available_at = max(available_at, (media_at[-1] if media_at else None) or begun_at)
-    return _Screened(outcome, available_at, begun_at, pipeline.clock())
+    # A platform's clock that is ahead of ours would make times negative.
+    return _Screened(outcome, min(available_at, begun_at), begun_at, pipeline.clock())
 
 
 def _judge(
-    pipeline: Pipeline, batch: Batch, engine: str, item: InboxItem, screened: _Screened, report: ScreenReport
+    pipeline: Pipeline, batch: Batch, engine: str, item: "InboxItem", screened: _Screened, report: ScreenReport
 ) -> list[Row]:
     outcome = screened.outcome
     if isinstance(outcome, NotYet):
@@ -318,7 +377,7 @@ def _violation_row(key: dict[str, Any], policy_version: str, channel: str, hit: 
     )
 
 
-def _stage_rows(batch: Batch, item: InboxItem, screened: _Screened, screening: Screening) -> Iterator[StageTimeRow]:
+def _stage_rows(batch: Batch, item: "InboxItem", screened: _Screened, screening: Screening) -> Iterator[StageTimeRow]:
     """The recording's time line up to its verdict; stages lie end to end, from 'available' on."""
     available = screened.available_at
     marks = [
@@ -339,7 +398,7 @@ def _stage_rows(batch: Batch, item: InboxItem, screened: _Screened, screening: S
     yield _stage(batch, item, "judged", available, reached)
 
 
-def _stage(batch: Batch, item: InboxItem, stage: str, started: datetime, ended: datetime) -> StageTimeRow:
+def _stage(batch: Batch, item: "InboxItem", stage: str, started: datetime, ended: datetime) -> StageTimeRow:
     return StageTimeRow(
         recording_id=item.recording_id,
         stage=stage,
@@ -354,14 +413,20 @@ def _stage(batch: Batch, item: InboxItem, stage: str, started: datetime, ended: 
 def _give_back(
     pipeline: Pipeline,
     batch: Batch,
-    item: InboxItem,
+    item: "InboxItem",
     reason: str,
     report: ScreenReport,
     after_s: float | None = None,
-    tries: int | None = None,
+    tries: float | None = None,
 ) -> None:
     """Back to the inbox with a due time; to the dead letters after the last try, with the reason."""
+    from compliance_pipeline.intake.inbox import State
+
     now = pipeline.clock()
+    if item.state is not State.CLAIMED:
+        log.warning("recording %s was settled before and stays as it is: %s", item.recording_id, reason)
+        report.left += 1
+        return
     log.warning("recording %s: try %d failed: %s", item.recording_id, item.attempts, reason)
     if item.attempts >= (tries or pipeline.settings.max_attempts):
         pipeline.inbox.dead(item.recording_id, batch.owner, f"gave up after {item.attempts} tries: {reason}", now)
@@ -388,6 +453,7 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     and the platform port looks each one up before it creates.
     """
     engine = engine_version()
+    renewed_at = _renew(pipeline, batch)
     items = {item.recording_id: item for item in batch_items(pipeline, batch)}
     violations, history = _violations(pipeline, batch, engine, list(items))
     planned = [p for p in plan(violations, pipeline.policy) if history.get(p.key, ("", 0))[0] != "done"]
@@ -408,11 +474,15 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
         rows.append(_remediation_row(batch, p, revision, status, result.at, result.external_id, result.error))
         if result.error:
             failed[item.recording_id] = f"{p.action} failed: {result.error}"
+        renewed_at = _renew(pipeline, batch, renewed_at)
     pipeline.warehouse.append(rows)
     _add_flagged_times(pipeline, batch)
-    settled = _judged(pipeline, batch, engine, list(items)) - failed.keys()
-    report.settled = pipeline.inbox.done(sorted(settled), batch.owner, pipeline.clock())
+    judged = _judged(pipeline, batch, engine, list(items))
+    report.settled = pipeline.inbox.done(sorted(judged - failed.keys()), batch.owner, pipeline.clock())
     unused = ScreenReport()
+    for recording_id in sorted(items.keys() - judged):
+        # Claimed, yet judged by another version of the engine or in another hour only: not to be held for ever.
+        _give_back(pipeline, batch, items[recording_id], "no verdict of this engine in this hour", unused)
     for recording_id, reason in failed.items():
         _give_back(pipeline, batch, items[recording_id], reason, unused)
     return report

@@ -118,6 +118,7 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
             "judged before": report.known,
             "deferred": report.deferred,
             "dead letters": report.dead,
+            "not judged again": report.left,
             "analysis seconds": round(report.analysis_s, 3),
             "slowest first finding, seconds": round(max(report.first_finding_s, default=0.0), 3),
         },

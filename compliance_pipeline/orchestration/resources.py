@@ -1,19 +1,21 @@
 """The one resource that assets, checks and sensors take: inbox, warehouse, platform and policy from the settings."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from compliance_pipeline.intake.inbox import Inbox
 from compliance_pipeline.orchestration.launcher import hold_alive
 from compliance_pipeline.platforms.port import Platform
 from compliance_pipeline.screening.policy import load_policy
-from compliance_pipeline.settings import Settings
 from compliance_pipeline.steps import Pipeline
 from compliance_pipeline.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from compliance_pipeline.settings import Settings
 
 
 class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
@@ -27,23 +29,24 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["PipelineResource"]:
+        # Imported where used: SQLAlchemy, settings and HTTP client would cost the code location a second.
+        from compliance_pipeline.intake.inbox import Inbox
+        from compliance_pipeline.settings import Settings
+
         if context.instance and context.run:
             hold_alive(context.instance, context.run)
         settings = Settings(home=Path(self.home)) if self.home else Settings()
-        inbox = Inbox(settings.inbox_database_url)
-        inbox.create()
-        platform = self._platform(settings)
-        self._pipeline = Pipeline(
-            settings, inbox, Warehouse(settings.warehouse_path), platform, load_policy(settings.policy)
-        )
-        try:
+        policy = load_policy(settings.policy)
+        with ExitStack() as opened:
+            inbox = Inbox(settings.inbox_database_url)
+            opened.callback(inbox.close)
+            inbox.create()
+            platform = self._platform(settings)
+            opened.callback(platform.close)
+            self._pipeline = Pipeline(settings, inbox, Warehouse(settings.warehouse_path), platform, policy)
             yield self
-        finally:
-            platform.close()
-            inbox.close()
 
-    def _platform(self, settings: Settings) -> Platform:
-        # Imported where used: the HTTP client alone costs the code location a third of a second.
+    def _platform(self, settings: "Settings") -> Platform:
         if self.folder:
             from compliance_pipeline.platforms import folder
 

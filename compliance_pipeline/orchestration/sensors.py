@@ -3,13 +3,14 @@
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from time import monotonic, sleep
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from compliance_pipeline.intake.breaker import circuit_breaker, held_until
-from compliance_pipeline.intake.inbox import Inbox, PartitionWork
-from compliance_pipeline.settings import Settings
 from compliance_pipeline.steps import ENGINE_BREAKER, TRIGGER_TAG, TRIGGERED_BY_INBOX, utc_now
+
+if TYPE_CHECKING:
+    from compliance_pipeline.intake.inbox import Inbox, PartitionWork
 
 LOOK_EVERY_S = 0.05
 HOLD_S = 25.0
@@ -26,7 +27,7 @@ flag_recordings = dg.define_asset_job(
 )
 
 
-def run_key(work: PartitionWork, now: datetime) -> str:
+def run_key(work: "PartitionWork", now: datetime) -> str:
     """The same for the same work: a tick that is evaluated twice asks for one run.
 
     Dagster remembers a run key for ever, also when the run failed before it claimed anything: work that nobody took
@@ -39,8 +40,8 @@ def run_key(work: PartitionWork, now: datetime) -> str:
 
 
 def wanted_runs(
-    pending: Sequence[PartitionWork], in_flight: Collection[str], now: datetime
-) -> list[tuple[str, PartitionWork]]:
+    pending: "Sequence[PartitionWork]", in_flight: Collection[str], now: datetime
+) -> "list[tuple[str, PartitionWork]]":
     """(run key, work) for each partition with work that no waiting run will take, newest hour first."""
     return [(run_key(work, now), work) for work in pending if work.partition_hour not in in_flight]
 
@@ -61,8 +62,8 @@ def partitions_in_flight(instance: dg.DagsterInstance) -> set[str]:
 
 
 def wait_for_work(
-    inbox: Inbox, in_flight: Callable[[], Collection[str]], hold_s: float = HOLD_S
-) -> list[tuple[str, PartitionWork]]:
+    inbox: "Inbox", in_flight: Callable[[], Collection[str]], hold_s: float
+) -> "list[tuple[str, PartitionWork]]":
     """Look every 50 ms until a run is wanted or `hold_s` have passed."""
     deadline = monotonic() + hold_s
     while True:
@@ -86,14 +87,24 @@ def recording_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 
     Holds while the engine's circuit breaker is open.
     """
+    from compliance_pipeline.intake.inbox import Inbox
+    from compliance_pipeline.settings import Settings
+
     inbox = Inbox(Settings().inbox_database_url)
     try:
         inbox.create()
-        if until := held_until(circuit_breaker(inbox.engine, ENGINE_BREAKER), utc_now()):
-            return dg.SkipReason(f"The engine failed repeatedly: its circuit breaker holds until {until:%H:%M:%S}.")
-        wanted = wait_for_work(inbox, lambda: partitions_in_flight(context.instance))
+        return look(inbox, context.instance)
     finally:
         inbox.close()
+
+
+def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -> dg.SensorResult | dg.SkipReason:
+    """One tick: the runs that are wanted, or why none is, after at most `hold_s`."""
+    from compliance_pipeline.intake.breaker import circuit_breaker, held_until
+
+    if until := held_until(circuit_breaker(inbox.engine, ENGINE_BREAKER), utc_now()):
+        return dg.SkipReason(f"The engine failed repeatedly: its circuit breaker holds until {until:%H:%M:%S} UTC.")
+    wanted = wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
     if not wanted:
         return dg.SkipReason("No recording is due.")
     return dg.SensorResult(

@@ -40,6 +40,9 @@ def execute(
             external_id = _do(platform, action, queues, clock())
         except PlatformError as error:
             return ActionResult(action, clock(), error=str(error))
+        except Exception as error:
+            # The text of an unforeseen exception may quote what was sent: only its type is kept.
+            return ActionResult(action, clock(), error=f"unforeseen {type(error).__qualname__}")
         return ActionResult(action, clock(), external_id)
 
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="remediation") as pool:

@@ -9,7 +9,7 @@ from compliance_pipeline.contracts.verdict import VerdictValue
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A rule that a recording broke, as stored; `summary` is masked."""
+    """A rule that a recording broke, as stored; `masked` is what was found, safe to show."""
 
     recording_id: str
     rule_id: str
