@@ -4,7 +4,6 @@ Whether a finding breaks a rule is `policy`'s; which recordings to screen, and w
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platfo
 from compliance_pipeline.screening.findings import Finding, Symbol
 
 if TYPE_CHECKING:
+    from email.message import EmailMessage
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 EMBEDDED_ENGINE = "embedded-0.1.0"
 MAX_TEXT_BYTES = 32 * 2**20
-MAX_DAMAGED_PACKETS = 2
-"""Two lost packets are at most some 0.1 s of audio: too short to hide a number."""
+MAX_LOST_S = 0.5
+"""Too short to hide a number: 13 digits keyed as fast as ITU-T Q.24 allows (40 ms on, 40 ms off) take 1 s."""
+SMALL_IMAGE_BYTES = 16 * 1024
+"""A picture within a mail's text is taken for a logo up to here; a photo in which a number can be read is larger."""
 TRANSFER_TRIES = 3
 
 
@@ -52,12 +55,14 @@ class MediaFacts:
 class Screening:
     """The result of one pass. With `unscreenable` set (one word), what was found until then still stands.
 
-    fetch_s: waiting for bytes; analysis_s: everything else; first_finding_s: from the start of the pass.
+    transfer_broken: another try may bring more. fetch_s: waiting for bytes; analysis_s: everything else;
+    first_finding_s: from the start of the pass.
     """
 
     findings: list[Finding] = field(default_factory=list)
     media: MediaFacts | None = None
     unscreenable: str | None = None
+    transfer_broken: bool = False
     fetch_s: float = 0.0
     analysis_s: float = 0.0
     first_finding_s: float | None = None
@@ -69,16 +74,27 @@ def screen_recording(
     """Locate, fetch and screen one recording. A broken transfer is tried again with a fresh URL, then is a finding
     of its own: UNSCREENABLE, `truncated`. `located` is told of the open transfer. Raises PlatformError.
     """
-    for attempt in range(1, TRANSFER_TRIES + 1):
+    tries: list[Screening] = []
+    while len(tries) < TRANSFER_TRIES:
         location = platform.locate(recording_id)
+        if isinstance(location, Gone) and tries:
+            break
         if not isinstance(location, Ready):
             return location
         with platform.open_media(location.media) as stream:
             located(stream)
-            screening = screen(stream, channel)
-        if screening.unscreenable != "truncated" or attempt == TRANSFER_TRIES:
+            tries.append(screen(stream, channel))
+        if not tries[-1].transfer_broken:
             break
+    screening = max(tries, key=_reach) if tries[-1].transfer_broken else tries[-1]
+    if screening.first_finding_s is not None:
+        screening.first_finding_s += sum(t.fetch_s + t.analysis_s for t in tries[: tries.index(screening)])
+    screening.fetch_s, screening.analysis_s = sum(t.fetch_s for t in tries), sum(t.analysis_s for t in tries)
     return screening
+
+
+def _reach(screening: Screening) -> tuple[int, int]:
+    return len(screening.findings), screening.media.size_bytes if screening.media else 0
 
 
 def screen(stream: MediaStream, channel: Channel) -> Screening:
@@ -86,7 +102,7 @@ def screen(stream: MediaStream, channel: Channel) -> Screening:
     started = perf_counter()
     reader = MediaReader(stream)
     screening = Screening()
-    broken = False
+    facts = _Facts()
 
     def progress(findings: list[Finding]) -> None:
         if findings and screening.first_finding_s is None:
@@ -95,31 +111,48 @@ def screen(stream: MediaStream, channel: Channel) -> Screening:
 
     screen_media = _screen_audio if channel is Channel.VOICE else _screen_text
     try:
-        screening.media = screen_media(reader, progress)
-    except UnscreenableMedia as error:
-        screening.unscreenable = error.reason
-        with suppress(TransferBroken):
-            reader.drain()
+        try:
+            screening.unscreenable = screen_media(reader, stream, facts, progress)
+        except UnscreenableMedia as error:
+            screening.unscreenable = error.reason
+        reader.drain()
     except TransferBroken:
-        broken = True
-    if broken or (screening.media is not None and not screening.media.complete):
         screening.unscreenable = "truncated"
-    if screening.media is None:
-        screening.media = MediaFacts(reader.size, reader.sha256, "unknown", "unknown", 0, 0, complete=not broken)
+        screening.transfer_broken = True
+    screening.media = MediaFacts(
+        size_bytes=reader.size,
+        sha256=reader.sha256,
+        container=facts.container,
+        codec=facts.codec,
+        audio_channels=facts.audio_channels,
+        duration_ms=facts.duration_ms,
+        complete=screening.unscreenable != "truncated",
+    )
     screening.fetch_s = reader.waited_s
     screening.analysis_s = perf_counter() - started - reader.waited_s
     return screening
 
 
-def _screen_audio(reader: MediaReader, progress: Callable[[list[Finding]], None]) -> MediaFacts:
+@dataclass(slots=True)
+class _Facts:
+    """What the media turned out to be, as far as it was read."""
+
+    container: str = "unknown"
+    codec: str = "unknown"
+    audio_channels: int = 0
+    duration_ms: int = 0
+
+
+def _screen_audio(
+    reader: MediaReader, _stream: MediaStream, facts: _Facts, progress: Callable[[list[Finding]], None]
+) -> str | None:
+    """Why the recording is not screened to its end, or None."""
     audio, blocks = decode_audio(reader)
+    facts.container, facts.codec, facts.audio_channels = audio.container, audio.codec, audio.channels
     speakers = [_Speaker(str(index)) for index in range(audio.channels)]
 
     def report() -> None:
         progress(sorted((f for s in speakers for f in s.findings()), key=lambda f: (f.start_ms, f.kind)))
-
-    def complete() -> bool:
-        return not missing_bytes(reader)
 
     try:
         for block in blocks:
@@ -127,22 +160,13 @@ def _screen_audio(reader: MediaReader, progress: Callable[[list[Finding]], None]
             if any(news):
                 report()
     finally:
+        facts.duration_ms = round(audio.duration_s * 1000)
         for speaker in speakers:
             speaker.finish()
         report()
-    if not audio.duration_s:
-        raise UnscreenableMedia("no_audio", "a header without sound")
-    if audio.damaged_packets > MAX_DAMAGED_PACKETS:
-        raise UnscreenableMedia("damaged", f"{audio.damaged_packets} packets could not be decoded")
-    return MediaFacts(
-        size_bytes=reader.size,
-        sha256=reader.sha256,
-        container=audio.container,
-        codec=audio.codec,
-        audio_channels=audio.channels,
-        duration_ms=round(audio.duration_s * 1000),
-        complete=complete(),
-    )
+    if audio.cut_short or missing_bytes(reader):
+        return "truncated"
+    return "damaged" if audio.lost_s > MAX_LOST_S else None
 
 
 class _Speaker:
@@ -190,26 +214,55 @@ class _Speaker:
         )
 
 
-def _screen_text(reader: MediaReader, progress: Callable[[list[Finding]], None]) -> MediaFacts:
+def _screen_text(
+    reader: MediaReader, stream: MediaStream, facts: _Facts, progress: Callable[[list[Finding]], None]
+) -> str | None:
+    """Why the text is not all that was said, or None."""
     from compliance_pipeline.screening.text import screen_text
     from compliance_pipeline.screening.transcripts import UnreadableTranscript, parse_transcript
 
-    content = reader.peek(MAX_TEXT_BYTES + 1)
+    content = reader.rest(MAX_TEXT_BYTES)
     if not content:
         raise UnscreenableMedia("empty", "the platform served no bytes")
-    if len(content) > MAX_TEXT_BYTES:
-        raise UnscreenableMedia("too_large", f"a text of more than {MAX_TEXT_BYTES >> 20} MiB")
     try:
-        transcript = parse_transcript(content)
+        transcript = parse_transcript(content, stream.content_type)
     except UnreadableTranscript as error:
         raise UnscreenableMedia("unknown_format", str(error)) from None
+    facts.container, facts.codec = "text", "utf-8"
+    facts.duration_ms = max((turn.start_ms for turn in transcript.turns), default=0)
     progress(screen_text(transcript))
-    return MediaFacts(
-        size_bytes=reader.size,
-        sha256=reader.sha256,
-        container="text",
-        codec="utf-8",
-        audio_channels=0,
-        duration_ms=max((turn.start_ms for turn in transcript.turns), default=0),
-        complete=True,
-    )
+    if content.lstrip()[:15].lower().startswith(_PAGES):
+        return "not_transcript"
+    return "unread_attachment" if transcript.unread and _matters_unread(content) else None
+
+
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def _matters_unread(mail: bytes) -> bool:
+    """Whether an e-mail carries what nobody has read: anything but text, signatures and the logos of a signature."""
+    from email import message_from_bytes, policy
+
+    try:
+        return any(_is_unread(part) for part in message_from_bytes(mail, policy=policy.default).walk())
+    except Exception:  # the standard library fails on damaged mail in many ways
+        return True
+
+
+def _is_unread(part: "EmailMessage") -> bool:
+    payload = part.get_payload(decode=True)
+    if not payload or part.get_content_maintype() == "text" or part.get_content_type() in _READ_OR_EMPTY:
+        return False
+    within_text = part.get_content_disposition() == "inline" or "content-id" in part
+    return part.get_content_maintype() != "image" or not within_text or len(payload) > SMALL_IMAGE_BYTES
+
+
+_READ_OR_EMPTY = frozenset(
+    {
+        "application/json",
+        "application/xml",
+        "application/pgp-signature",
+        "application/pkcs7-signature",
+        "application/x-pkcs7-signature",
+    }
+)

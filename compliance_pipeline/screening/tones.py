@@ -27,8 +27,12 @@ MAX_SECOND_HARMONIC_DB = -9.0
 MAX_FREQUENCY_ERROR = 0.024
 MIN_LEVEL_DB = -45.0
 MIN_WINDOWS = 3
+MIN_SECONDS = 0.031
+"""Q.24: at least 40 ms is a digit, at most 23 ms is none."""
 MAX_GAP_WINDOWS = 2
 MAX_LEVEL_SWING_DB = 6.0
+MAX_ECHO_DB = 10.0
+ECHO_SECONDS = 0.04
 
 STRONG_SHARE = 0.78
 STRONG_SECONDS = 0.045
@@ -37,8 +41,10 @@ BURST_DIGITS = 4
 BURST_SECONDS = 3.0
 SETTLE_SECONDS = LINK_SECONDS + BURST_SECONDS
 
-_BLOCK = 2 * SAMPLE_RATE
-_LONGEST_RUN = 10 * SAMPLE_RATE
+_BLOCK = SAMPLE_RATE
+_ROWS_AT_ONCE = 16
+_BEAT = 40  # samples; longer than a beat of any row against any column
+_LONGEST_TONE = 10 * SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 
@@ -74,7 +80,10 @@ class _Windows:
 
 def _classify(samples: Samples) -> _Windows:
     frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
-    projected = frames @ _BANK
+    # In blocks, because BLAS gives a larger product to all cores, which spin for longer than it takes.
+    blocks = np.zeros((-(-len(frames) // _ROWS_AT_ONCE), _ROWS_AT_ONCE, WINDOW), np.float32)
+    blocks.reshape(-1, WINDOW)[: len(frames)] = frames
+    projected = (blocks @ _BANK).reshape(-1, _BANK.shape[1])[: len(frames)]
     real, imaginary = projected[:, :32], projected[:, 32:]
     power = (real * real + imaginary * imaginary) * np.float32(2 / WINDOW**2)
     tone = np.maximum(np.maximum(power[:, :8], power[:, 8:16]), power[:, 16:24])
@@ -113,34 +122,53 @@ def _classify(samples: Samples) -> _Windows:
     )
 
 
+def _loud_seconds(samples: Samples) -> float:
+    """How long a burst sounds: the windows are too coarse to tell 23 ms from 40 ms."""
+    power = np.convolve(samples * samples, np.full(_BEAT, 1 / _BEAT, np.float32), mode="same")
+    return float((power > 0.4 * power.max()).mean() * len(samples) / SAMPLE_RATE)
+
+
 class ToneDetector:
     """Finds keyed digits in one audio channel; feed it chunks of any size.
 
     Symbols come out in order, at most SETTLE_SECONDS of audio after they sounded: a weak digit (noise, speech
-    beneath) counts only near a strong one or in a burst, and that needs the digits after it. Memory is bounded
-    by the longest tone that is still sounding.
+    beneath) counts only near a strong one or in a burst, and that needs the digits after it. A tone of more than
+    10 s is reported once, as if it ended there; so memory is bounded. The chunks make no difference: the work is
+    done on blocks of one second.
     """
 
     def __init__(self) -> None:
+        self._fed: Samples = np.zeros(0, dtype=np.float32)
         self._buffer: Samples = np.zeros(0, dtype=np.float32)
         self._position = 0
+        self._sounding: tuple[int, int] | None = None
+        """Key and sample of a tone that was reported while it went on."""
         self._context = 0
+        self._last = (-1, 0.0, 0.0)
+        """Key, end and level of the last tone, to know its echo by."""
         self._digits: list[Symbol] = []
         self._settled = 0
 
     def feed(self, samples: Samples) -> list[Symbol]:
         """samples: float32 in [-1, 1], 8 kHz, one channel."""
-        self._buffer = np.concatenate([self._buffer, samples])
-        return self._advance(final=False) if len(self._buffer) >= _BLOCK else []
+        self._fed = np.concatenate([self._fed, samples])
+        symbols = []
+        while len(self._fed) >= _BLOCK:
+            self._buffer = np.concatenate([self._buffer, self._fed[:_BLOCK]])
+            self._fed = self._fed[_BLOCK:]
+            symbols += self._advance(final=False)
+        return symbols
 
     def finish(self) -> list[Symbol]:
+        self._buffer = np.concatenate([self._buffer, self._fed])
+        self._fed = self._fed[:0]
         return self._advance(final=True)
 
     def _advance(self, final: bool) -> list[Symbol]:
         if len(self._buffer) >= WINDOW + HOP:
             self._detect(final)
-        head = (self._position + len(self._buffer)) / SAMPLE_RATE
-        return self._settle(np.inf if final else head - SETTLE_SECONDS)
+        # A tone that still sounds is not among the digits yet: what hangs on it has to wait.
+        return self._settle(np.inf if final else self._position / SAMPLE_RATE - SETTLE_SECONDS)
 
     def _detect(self, final: bool) -> None:
         windows = _classify(self._buffer)
@@ -151,29 +179,49 @@ class ToneDetector:
         edges = np.flatnonzero((np.diff(keyed) > MAX_GAP_WINDOWS) | (np.diff(keys) != 0)) + 1
         keep_from = end
         for run in np.split(keyed, edges) if len(keyed) else []:
+            key, last = int(windows.key[run[0]]), self._position + int(run[-1]) * HOP
+            if self._goes_on(key, self._position + int(run[0]) * HOP):
+                self._sounding = key, last
+                continue
             open_ended = run[-1] + MAX_GAP_WINDOWS >= end and not final
-            if open_ended and len(self._buffer) - run[0] * HOP < _LONGEST_RUN:
+            if open_ended and len(self._buffer) - run[0] * HOP < _LONGEST_TONE:
                 keep_from = int(run[0])
                 break
             self._add(windows, run)
+            if open_ended:
+                self._sounding = key, last
         first = max(keep_from - 1, 0)
         self._context = keep_from - first
         self._buffer = self._buffer[first * HOP :]
         self._position += first * HOP
 
+    def _goes_on(self, key: int, start: int) -> bool:
+        if self._sounding is None:
+            return False
+        sounding, last = self._sounding
+        return key == sounding and start - last <= (MAX_GAP_WINDOWS + 1) * HOP
+
     def _add(self, windows: _Windows, run: NDArray[np.int64]) -> None:
+        # MP3 and room echo carry a tone on at a low level before and after it.
+        loud = run[windows.level_db[run] > np.percentile(windows.level_db[run], 90) - MAX_ECHO_DB]
+        run = run[(run >= loud[0]) & (run <= loud[-1])]
         whole = slice(run[0], run[-1] + 1)
         level = windows.level_db[whole]
         if (
             len(run) < MIN_WINDOWS
+            or _loud_seconds(self._buffer[run[0] * HOP : run[-1] * HOP + WINDOW]) < MIN_SECONDS
             or windows.share[run].mean() <= MIN_MEAN_TONE_SHARE
             or np.percentile(level, 90) - np.percentile(level, 25) >= MAX_LEVEL_SWING_DB
         ):
             return
         start = (self._position + int(run[0]) * HOP) / SAMPLE_RATE
         end = (self._position + int(run[-1]) * HOP + WINDOW) / SAMPLE_RATE
+        key, loudness = int(windows.key[run[0]]), float(np.median(level))
+        before, self._last = self._last, (key, end, loudness)
+        if before[0] == key and start - before[1] < ECHO_SECONDS and loudness < before[2] - MAX_ECHO_DB:
+            return
         confidence = min(1.0, float(windows.share[whole].mean()))
-        self._digits.append(Symbol(KEYPAD[windows.key[run[0]]], start, end, confidence))
+        self._digits.append(Symbol(KEYPAD[key], start, end, confidence))
 
     def _settle(self, until: float) -> list[Symbol]:
         """The digits that started before `until` and hold, given all digits known by now."""
