@@ -23,7 +23,9 @@ Samples = NDArray[np.float32]
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SEEN_VOICES = ("en-us", "en-gb", "en-us+f2", "en-gb-x-rp+f5", "en-us-nyc+m4", "en-029+f1")
-UNSEEN_VOICES = ("en-us+f4", "en-gb+m3", "en-us+m7", "en-gb-scotland", "en-gb-scotland+f2", "en-us+Alicia")
+# see training/README.md: these variants and this accent were kept for measuring
+UNSEEN_VOICES = ("en-us+f4", "en-gb+m3", "en-us+m7", "en-us+steph2", "en-gb+victor", "en-us+grandma")
+UNSEEN_ACCENT = ("en-gb-scotland", "en-gb-scotland+f2")
 FILLER = (
     "hello, thanks for calling, this is Sandra, how may I help you today?",
     "yes I was looking at the statement and there is a charge on it that I did not make",
@@ -79,22 +81,34 @@ def one_call() -> Samples:
     return telephone(card_call("4111111111111111", "en-us"))
 
 
-def exact_share(voices: tuple[str, ...]) -> float:
-    read = 0
-    for number in range(24):
+def heard_in(voices: tuple[str, ...], calls: int = 24) -> tuple[float, float]:
+    """Shares of calls with a card number in which there is a run, and in which the run has the number exactly."""
+    noticed = exact = 0
+    for number in range(calls):
         rng = random.Random(number)
         card = luhn_valid_number(rng)
         call = telephone(card_call(card, voices[number % len(voices)], rng.choice((140, 160, 180))))
-        read += any(card in text(run) for run in dense_runs(hear(call)))
-    return read / 24
+        runs = dense_runs(hear(call))
+        noticed += bool(runs)
+        exact += any(card in text(run) for run in runs)
+    return noticed / calls, exact / calls
 
 
 def test_card_numbers_in_voices_of_the_training_are_read_exactly_over_the_telephone() -> None:
-    assert exact_share(SEEN_VOICES) >= 0.9
+    noticed, exact = heard_in(SEEN_VOICES)
+    assert noticed == 1
+    assert exact >= 0.9
 
 
-def test_card_numbers_in_voices_that_were_not_in_training_are_read_exactly_over_the_telephone() -> None:
-    assert exact_share(UNSEEN_VOICES) >= 0.8
+def test_card_numbers_in_voices_that_were_not_in_training_are_mostly_read_exactly_over_the_telephone() -> None:
+    noticed, exact = heard_in(UNSEEN_VOICES)
+    assert noticed == 1
+    assert exact >= 0.85
+
+
+def test_card_numbers_in_an_accent_that_was_not_in_training_are_noticed() -> None:
+    noticed, _ = heard_in(UNSEEN_ACCENT, 10)
+    assert noticed == 1
 
 
 @settings(max_examples=8, deadline=None)
@@ -145,7 +159,7 @@ def test_silence_and_noise_give_no_run(loud: float) -> None:
 
 
 def test_conversation_without_numbers_gives_no_run() -> None:
-    voices = SEEN_VOICES + UNSEEN_VOICES
+    voices = SEEN_VOICES + UNSEEN_VOICES + UNSEEN_ACCENT
     talk = np.concatenate([speak(sentence, voice=voice) for voice in voices for sentence in FILLER])
     assert len(talk) > 200 * SAMPLE_RATE
     assert dense_runs(hear(telephone(talk))) == []
