@@ -1,17 +1,14 @@
 """Speed and error rates of the tone detector beside multimon-ng's DTMF decoder, on the same audio.
 
 Run as `python -m benchmarks.tones`. The peer is left out unless it is installed (`apt-get install multimon-ng`). Speeds
-are seconds of audio per second of CPU, ours on one thread; the peer reads 22,050 Hz, and its resampling isn't counted.
+are seconds of audio per second of CPU; the peer reads 22,050 Hz, and its resampling isn't counted.
 """
 
-import os
 import resource
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from rich.console import Console

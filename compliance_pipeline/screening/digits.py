@@ -110,7 +110,9 @@ class SpokenDigits:
 
     def _sound(self, start: int) -> Samples:
         """Everything from `start` on; what lies before is let go."""
-        audio = np.concatenate([np.zeros(0, np.float32), *self._chunks])[start - self._from :]
+        if len(self._chunks) != 1:  # a recording fed in one piece is not copied for each window
+            self._chunks = [np.concatenate([np.zeros(0, np.float32), *self._chunks])]
+        audio = self._chunks[0][start - self._from :]
         self._chunks, self._from = [audio], start
         return audio
 
