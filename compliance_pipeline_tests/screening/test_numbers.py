@@ -210,6 +210,12 @@ def test_spoken_digits_verify_or_are_a_number_of_a_cards_length() -> None:
     assert 0.60 <= found[1].confidence <= 0.75
 
 
+def test_two_numbers_with_a_pause_between_are_not_one_unverified_number_but_may_be_one_that_verifies() -> None:
+    assert summary(spoken_candidates([keyed("123456  0123456789")])) == []
+    assert summary(spoken_candidates([keyed("123456  012345678901")])) == [(LENGTH, 12, None)]
+    assert summary(spoken_candidates([keyed(f"{VISA[:8]}  {VISA[8:]}")])) == [(CARD, 16, "Visa")]
+
+
 def test_an_unverified_run_is_the_surer_the_clearer_its_digits() -> None:
     confidences = [
         spoken_candidates([keyed("123456789012", confidence=heard)])[0].confidence for heard in (0.3, 0.7, 0.9, 1.0)
