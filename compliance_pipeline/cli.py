@@ -79,12 +79,12 @@ def up(
     """
     from honcho.manager import Manager
 
-    from compliance_pipeline.stack import environment, procfile
+    from compliance_pipeline.stack import environment, free_port, procfile
 
     settings = Settings()
     variables = environment(
         settings,
-        code_port=4266,
+        code_port=free_port(),
         web_port=web_port,
         sandbox_options=f"--interval {interval} --delay 10",
     )

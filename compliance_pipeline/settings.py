@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     supervisor_queue: str = Field(default="supervisor_callback_queue", description="queue that callbacks go to")
     objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
     max_attempts: int = Field(default=12, description="tries of a recording before it goes to the dead letters")
-    claim_seconds: float = Field(default=120.0, description="after this a silent run's recordings are given back")
+    claim_seconds: float = Field(default=60.0, description="after this a silent run's recordings are given back")
     fetch_workers: int = Field(default=4, description="recordings fetched and screened at a time in one run")
 
     @field_validator("home")

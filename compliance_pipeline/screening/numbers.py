@@ -183,8 +183,9 @@ class Candidate:
 KEYED_CARD, SPOKEN_CARD = 0.99, 0.95
 CODE_WITHIN_S = 15.0
 ONE_GO_PAUSE_S = 1.5
-"""A longer pause ends an unverified number: 'my order is ...', the agent's question, '... and my phone is ...' would
-otherwise be as long as a card's. A number that verifies may be read with any pause that the run allows."""
+"""A longer pause parts what was said: 'my order is ...', the agent's question, '... and my phone is ...' would
+otherwise be one number as long as a card's."""
+CARD_ACROSS_PAUSES = 0.7
 FEWEST_UNVERIFIED = 12
 _PIECES_AFTER_CARD = 4
 """How many entries after a card number are looked at for its code: expiry, postcode, a menu key, the code."""
@@ -215,21 +216,42 @@ def tone_candidates(symbols: Sequence[Symbol], max_gap_s: float = 6.0) -> list[C
 
 
 def spoken_candidates(runs: Sequence[Sequence[Symbol]]) -> list[Candidate]:
-    """The card numbers in each dense run of at least 12 spoken digits; without one, what was said in one go.
+    """What each dense run of at least 12 spoken digits amounts to.
 
-    Confidence 0.95 when verified (0.85 in the middle of a longer run), else 0.60-0.75 by how sure the digits are.
+    Said in one go: card numbers (0.95; 0.85 in the middle of more digits), or 12 digits and more that don't verify
+    (0.60-0.75 by how sure the digits are). Without a card number in one go, what was said between pauses may verify
+    together (0.7, for review: two other numbers said one after the other do so by chance).
     """
     found = []
     for run in runs:
-        digits = _text(run)
-        spans = card_numbers(digits)
-        for start, end in spans:
-            at_edge = start == 0 or end == len(digits)
-            found.append(_card(run[start:end], SPOKEN_CARD if at_edge else SPOKEN_CARD - 0.1))
-        if not spans:
-            said = _entries(run, ONE_GO_PAUSE_S)
-            found += [_unverified(piece) for piece in said if len(piece) >= FEWEST_UNVERIFIED]
+        pieces = _entries(run, ONE_GO_PAUSE_S)
+        cards = [_card(piece[start:end], confidence) for piece in pieces for start, end, confidence in _spoken_in(piece)]
+        cards = cards or [_card(joined, CARD_ACROSS_PAUSES) for joined in _joined_cards(pieces)]
+        found += cards or [_unverified(piece) for piece in pieces if len(piece) >= FEWEST_UNVERIFIED]
     return found
+
+
+def _spoken_in(piece: Sequence[Symbol]) -> list[tuple[int, int, float]]:
+    digits = _text(piece)
+    return [
+        (start, end, SPOKEN_CARD if start == 0 or end == len(digits) else SPOKEN_CARD - 0.1)
+        for start, end in card_numbers(digits)
+    ]
+
+
+def _joined_cards(pieces: Sequence[Sequence[Symbol]]) -> list[list[Symbol]]:
+    """Neighbouring pieces that are, put together whole, one card number."""
+    cards = []
+    for first in range(len(pieces)):
+        joined: list[Symbol] = []
+        for piece in pieces[first:]:
+            joined += piece
+            if len(joined) > LONGEST_CARD:
+                break
+            if card_numbers(_text(joined)) == [(0, len(joined))]:
+                cards.append(list(joined))
+                break
+    return cards
 
 
 def _text(symbols: Sequence[Symbol]) -> str:
