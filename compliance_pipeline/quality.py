@@ -54,8 +54,9 @@ def every_violation_is_remediated(pipeline: Pipeline, hour: datetime) -> Answer:
     return Answer(not open_ids, f"{len(rows) - len(open_ids)} of {len(rows)} are remediated.", facts=facts)
 
 
-def nothing_sensitive_is_stored(pipeline: Pipeline, hour: datetime) -> Answer:
-    """No text in any column of the hour's facts holds a card number, code or social security number."""
+def nothing_sensitive_is_stored(pipeline: Pipeline, hour: datetime, run_id: str | None = None) -> Answer:
+    """No text in any column of the facts holds a card number, code or social security number."""
+    # With a run's id, only what that run judged: a live run's cost follows new work, not the hour so far.
     from compliance_pipeline.screening.text import screen_text
     from compliance_pipeline.screening.transcripts import Transcript, Turn
 
@@ -64,8 +65,9 @@ def nothing_sensitive_is_stored(pipeline: Pipeline, hour: datetime) -> Answer:
     clean: set[str] = set()
     for table in FACT_TABLES:
         for row in pipeline.warehouse.select(
-            f"SELECT * FROM {table} WHERE partition_hour = $hour",  # noqa: S608
-            {"hour": hour},
+            f"SELECT * FROM {table} WHERE partition_hour = $hour AND ($run IS NULL OR recording_id IN "  # noqa: S608
+            "(SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND run_id = $run))",
+            {"hour": hour, "run": run_id},
         ):
             for column, text in _texts(row):
                 cells += 1

@@ -147,7 +147,7 @@ def _run_job(path: Path, settings: Settings, partition_key: str) -> None:
     from compliance_pipeline.orchestration.resources import PipelineResource
 
     job = compliance_pipeline().resolve_job_def("flag_recordings")
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}}) as instance:
         job.execute_in_process(
             partition_key=partition_key,
             instance=instance,

@@ -97,10 +97,19 @@ class Batch:
 
 
 def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
-    """Take what is actionable in the partition and record it; returns the batch's recordings, newest first."""
-    pipeline.inbox.claim(batch.partition_key, batch.owner, pipeline.clock(), pipeline.lease, BATCH_LIMIT)
-    items = batch_items(pipeline, batch)
+    """Take what is actionable in the partition and record it; returns the batch's recordings, newest first.
+
+    A recording that was taken more often than it may be tried, the last time by a run that died, is a dead letter:
+    something in its batch kills the run's process each time.
+    """
+    from compliance_pipeline.intake.inbox import RUN_DIED
+
     now = pipeline.clock()
+    for item in pipeline.inbox.claim(batch.partition_key, batch.owner, now, pipeline.lease, BATCH_LIMIT):
+        if item.attempts > pipeline.settings.max_attempts and item.reason == RUN_DIED:
+            why = f"gave up after {item.attempts} tries: {RUN_DIED}"
+            pipeline.inbox.dead(item.recording_id, batch.owner, why, now)
+    items = batch_items(pipeline, batch)
     pipeline.warehouse.append([_recording_row(item, batch.hour, now) for item in items])
     return items
 

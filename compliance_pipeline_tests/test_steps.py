@@ -145,7 +145,6 @@ def test_what_a_dead_run_held_goes_to_the_next_run_when_its_lease_ends(
     ("method", "after"),
     [
         ("open_media", False),
-        ("tag", False),
         ("tag", True),
         ("open_work_item", False),
         ("open_work_item", True),
@@ -187,7 +186,7 @@ print("came to its end", flush=True)
 """
 
 
-@pytest.mark.parametrize("moment", ["media fetched", "tags written", "work item", "callback"])
+@pytest.mark.parametrize("moment", ["media fetched", "work item", "callback"])
 def test_a_run_killed_just_after_an_effect_ends_the_same_when_it_is_run_again(
     tmp_path: Path, expected: dict[str, Any], moment: str
 ) -> None:
@@ -284,6 +283,19 @@ def test_a_recording_that_never_comes_becomes_a_dead_letter_with_its_reason(tmp_
         shop.state.add(CARD)
         shop.run()
         assert shop.states()[CARD.recording_id] is State.DONE
+
+
+def test_a_recording_whose_run_dies_each_time_becomes_a_dead_letter(tmp_path: Path) -> None:
+    with workshop(tmp_path, max_attempts=3) as shop:
+        shop.announce(CARD)
+        for _ in range(3):
+            # What a killed process leaves behind: a claim that runs out.
+            [held] = shop.inbox.claim(shop.hour, "a run that dies", shop.clock(), shop.pipeline.lease, 10)
+            shop.clock.wait(200)
+        shop.run()
+        [dead] = shop.inbox.dead_letters()
+        assert dead.recording_id == held.recording_id
+        assert dead.reason == "gave up after 4 tries: the run that had it died"
 
 
 def test_a_refusal_is_tried_three_times_then_is_a_dead_letter(shop: Workshop) -> None:

@@ -26,6 +26,8 @@ FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 STARTED_PATIENCE = timedelta(hours=4)
 """A recording that only ever said 'started' is looked up after this."""
 
+RUN_DIED = "the run that had it died"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CREATE_LOCK = 0x636F6D706C  # any constant, the same in every process
 
@@ -391,7 +393,8 @@ class Inbox:
     def claim(self, partition_hour: str, owner: str, now: datetime, lease: timedelta, limit: int) -> list[InboxItem]:
         """Take up to `limit` actionable rows of the partition, those that `owner` holds already first; newest first.
 
-        No row goes to two owners. Each row taken counts as an attempt.
+        No row goes to two owners. Each row taken counts as an attempt. A row that was claimed and never given back
+        gets RUN_DIED as its reason.
         """
         held = _held_by(owner)
         query = (
@@ -411,7 +414,12 @@ class Inbox:
             taken = (
                 sa.update(inbox_table)
                 .where(_row.seq.in_(found))
-                .values(**values, attempts=_row.attempts + 1, updated_at=now)
+                .values(
+                    **values,
+                    attempts=_row.attempts + 1,
+                    updated_at=now,
+                    reason=sa.case((_row.state == State.CLAIMED, RUN_DIED), else_=_row.reason),
+                )
                 .returning(*inbox_table.c)
             )
             items = [_item(row) for row in connection.execute(taken)]

@@ -20,6 +20,11 @@ WAREHOUSE_POOL = "warehouse"
 one run a partition would not keep it apart from a live run; the pool does."""
 
 
+def is_triggered_by_inbox(run: dg.DagsterRun) -> bool:
+    """Whether the run is for what is new in the inbox, or for a whole partition (by hand, a backfill)."""
+    return run.tags.get(steps.TRIGGER_TAG) == steps.TRIGGERED_BY_INBOX
+
+
 def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
     run = context.run
     launch_time = context.instance.get_run_stats(run.run_id).launch_time
@@ -27,7 +32,7 @@ def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
         partition_key=context.partition_key,
         owner=run.root_run_id or run.run_id,
         run_id=run.run_id,
-        whole_partition=run.tags.get(steps.TRIGGER_TAG) != steps.TRIGGERED_BY_INBOX,
+        whole_partition=not is_triggered_by_inbox(run),
         launched_at=datetime.fromtimestamp(launch_time, UTC) if launch_time else steps.utc_now(),
     )
 

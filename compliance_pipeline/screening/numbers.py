@@ -225,7 +225,7 @@ def spoken_candidates(runs: Sequence[Sequence[Symbol]]) -> list[Candidate]:
     found = []
     for run in runs:
         pieces = _entries(run, ONE_GO_PAUSE_S)
-        cards = [_card(piece[start:end], confidence) for piece in pieces for start, end, confidence in _spoken_in(piece)]
+        cards = [_card(piece[start:end], sure) for piece in pieces for start, end, sure in _spoken_in(piece)]
         cards = cards or [_card(joined, CARD_ACROSS_PAUSES) for joined in _joined_cards(pieces)]
         found += cards or [_unverified(piece) for piece in pieces if len(piece) >= FEWEST_UNVERIFIED]
     return found

@@ -1,0 +1,162 @@
+"""The job in process, with a real Dagster instance on disk and a real platform: what Dagster then shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from compliance_pipeline.definitions import compliance_pipeline
+from compliance_pipeline.intake.inbox import State
+from compliance_pipeline.sandbox.calls import Kind
+from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
+from compliance_pipeline_tests.orchestration.test_definitions import EXPECTED
+from compliance_pipeline_tests.workshop import CLIENT, Workshop, recording, workshop
+
+CARD, SSN, CLEAN = recording(Kind.CHAT_CARD), recording(Kind.CHAT_SSN), recording(Kind.CHAT_CLEAN)
+EMAIL = recording(Kind.EMAIL_CLEAN)
+PLOTTED = {
+    "recordings": {"recordings in this run", "duplicate events", "tries"},
+    "media": {"media fetched", "bytes fetched", "fetch seconds"},
+    "verdicts": {"findings", "judged before", "deferred", "dead letters", "analysis seconds"},
+    "remediations": {"recordings settled", "tag_recording done", "create_work_item done"},
+    "latency_by_hour": {"flagged P50 seconds", "flagged P95 seconds", "judged P95 seconds"},
+    "violations_by_hour": set(),
+}
+
+
+@dataclass
+class Dagster:
+    shop: Workshop
+    instance: dg.DagsterInstance
+
+    def run(self, *, by_inbox: bool = True, **options: Any) -> dg.ExecuteInProcessResult:
+        return (
+            compliance_pipeline()
+            .resolve_job_def("flag_recordings")
+            .execute_in_process(
+                partition_key=self.shop.hour,
+                instance=self.instance,
+                tags={TRIGGER_TAG: TRIGGERED_BY_INBOX} if by_inbox else {},
+                **options,
+            )
+        )
+
+
+@pytest.fixture
+def dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagster]:
+    (tmp_path / "dagster").mkdir()
+    with workshop(tmp_path / "home") as shop, dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        monkeypatch.setenv("COMPLIANCE_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("COMPLIANCE_PLATFORM_URL", shop.state.base_url)
+        monkeypatch.setenv("COMPLIANCE_CLIENT_ID", CLIENT[0])
+        monkeypatch.setenv("COMPLIANCE_CLIENT_SECRET", CLIENT[1])
+        yield Dagster(shop, instance)
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    found = (event.step_materialization_data.materialization for event in result.get_asset_materialization_events())
+    return {
+        one.asset_key.to_user_string(): {name: value.value for name, value in one.metadata.items()} for one in found
+    }
+
+
+def test_a_run_materialises_all_assets_of_the_hour_with_their_figures_and_answers_all_checks(
+    dagster: Dagster, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = dagster.shop
+    shop.announce(CARD, SSN, CLEAN)
+    result = dagster.run()
+    assert result.success
+    events = result.get_asset_materialization_events()
+    assert {event.asset_key.to_user_string() for event in events if event.asset_key} == set(EXPECTED)
+    assert {event.partition for event in events} == {shop.hour}
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert len(checks) == 5
+    assert all(check.passed for check in checks.values()), checks
+    screened = checks["nothing_sensitive_is_stored"].metadata["values screened"].value
+    assert isinstance(screened, int)
+    assert screened > 50
+    assert set(shop.states().values()) == {State.DONE}
+    assert len(shop.state.work_items) == 2
+    assert {row["run_id"] for row in shop.rows("verdicts")} == {result.run_id}
+    for asset, metadata in metadata_of(result).items():
+        columns = metadata["dagster/column_schema"].columns
+        assert [(c.name, c.type.upper(), c.description) for c in columns] == shop.warehouse.columns(asset)
+        assert metadata["dagster/partition_row_count"] == len(
+            shop.warehouse.select(f"FROM {asset} WHERE partition_hour = $hour", {"hour": shop.at})
+        )
+        assert metadata["dagster/table_name"] == f"warehouse.main.{asset}"
+        assert metadata.keys() >= PLOTTED[asset]
+        assert all(isinstance(metadata[name], int | float) for name in PLOTTED[asset]), "numbers plot over partitions"
+    assert not [value for one in (CARD, SSN) for value in one.planted if value in caplog.text]
+
+
+def test_an_hour_in_which_nothing_happened_materialises_and_passes_too(dagster: Dagster) -> None:
+    result = dagster.run()
+    assert len(result.get_asset_materialization_events()) == len(EXPECTED)
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+
+def test_a_run_by_hand_looks_at_the_whole_hour_again_and_repeats_nothing(dagster: Dagster) -> None:
+    shop = dagster.shop
+    shop.announce(CARD)
+    shop.run()
+    before = shop.end_state()
+    again = metadata_of(dagster.run(by_inbox=False))
+    assert again["verdicts"]["judged before"] == 1
+    assert again["recordings"]["recordings in this run"] == 1
+    assert shop.end_state() == before
+
+
+def test_a_live_run_screens_what_it_wrote_and_a_run_by_hand_the_whole_hour(dagster: Dagster) -> None:
+    shop = dagster.shop
+    shop.announce(CARD)
+    shop.run()
+    with shop.warehouse.write() as connection:
+    shop.announce(CLEAN)
+
+    def screened(by_inbox: bool) -> dg.AssetCheckEvaluation:
+        checks = dagster.run(by_inbox=by_inbox).get_asset_check_evaluations()
+        return next(check for check in checks if check.check_name == "nothing_sensitive_is_stored")
+
+    live = screened(by_inbox=True)
+    assert live.passed
+    assert live.metadata["values screened"].value > 0
+    assert not screened(by_inbox=False).passed
+
+
+def test_planted_faults_fail_their_checks_and_not_the_run(dagster: Dagster) -> None:
+    shop = dagster.shop
+    shop.announce(CARD, SSN, CLEAN)
+    shop.run()
+    with shop.warehouse.write() as connection:
+        connection.execute("UPDATE verdicts SET confidence_score = 7 WHERE recording_id = $1", [CARD.recording_id])
+        connection.execute("DELETE FROM remediations WHERE recording_id = $1", [SSN.recording_id])
+        connection.execute("UPDATE stage_times SET seconds = 99 WHERE stage = 'flagged'")
+        connection.execute("DELETE FROM verdicts WHERE recording_id = $1", [CLEAN.recording_id])
+    shop.announce(EMAIL)
+    with shop.inbox.engine.begin() as rows:
+        # As if the receiver had let it through.
+        rows.exec_driver_sql("UPDATE inbox SET correlation_id = '4111 1111 1111 1111' WHERE state = 'new'")
+    result = dagster.run()
+    assert result.success
+    failed = {c.check_name: c for c in result.get_asset_check_evaluations() if not c.passed}
+    assert {name: check.severity.value for name, check in failed.items()} == {
+        "verdicts_match_the_contract": "ERROR",
+        "every_violation_is_remediated": "ERROR",
+        "every_recording_is_accounted_for": "ERROR",
+        "p95_is_within_the_objective": "WARN",
+    }
+    assert failed["verdicts_match_the_contract"].metadata["invalid"].value == 1
+
+
+def test_a_marts_only_run_needs_nothing_upstream(dagster: Dagster) -> None:
+    dagster.shop.announce(CARD)
+    dagster.shop.run()
+    result = dagster.run(asset_selection=[dg.AssetKey("violations_by_hour")])
+    assert [
+        event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
+    ] == ["violations_by_hour"]
