@@ -109,7 +109,8 @@ def p95_is_within_the_objective(pipeline: Pipeline, hour: datetime) -> Answer:
 
 def every_recording_is_accounted_for(pipeline: Pipeline, hour: datetime) -> Answer:
     """Every recording announced for the hour is judged, still in the works, or a dead letter with a reason."""
-    from compliance_pipeline.intake.inbox import State, partition_hour
+    from compliance_pipeline.intake.hours import partition_hour
+    from compliance_pipeline.intake.inbox import State
 
     items = pipeline.inbox.items(partition_hour(hour))
     rows = pipeline.warehouse.select(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.contracts.policy import PolicyPack, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
+from compliance_pipeline.intake.hours import hour_of
 from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, Refused
 from compliance_pipeline.remediation.execute import Queues, execute
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, plan
@@ -53,12 +54,6 @@ Clock = Callable[[], datetime]
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def hour_of(partition_key: str) -> datetime:
-    from compliance_pipeline.intake.inbox import PARTITION_FORMAT
-
-    return datetime.strptime(partition_key, PARTITION_FORMAT).replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)

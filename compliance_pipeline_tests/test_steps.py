@@ -18,7 +18,8 @@ from compliance_pipeline import steps
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.intake.breaker import circuit_breaker, held_until
-from compliance_pipeline.intake.inbox import State, partition_hour
+from compliance_pipeline.intake.hours import partition_hour
+from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.platforms.guide import CALLBACKS, RECORDS
 from compliance_pipeline.sandbox.calls import Damage, Kind, SyntheticRecording
 from compliance_pipeline.sandbox.platform import Observation, PlatformState

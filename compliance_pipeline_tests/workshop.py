@@ -11,7 +11,8 @@ from typing import Any
 from compliance_pipeline import steps
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State, partition_hour
+from compliance_pipeline.intake.hours import partition_hour
+from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
 from compliance_pipeline.platforms.guide import GuidePlatform
 from compliance_pipeline.platforms.port import Location, Media, MediaStream, Platform
 from compliance_pipeline.platforms.transport import Transport

@@ -16,12 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
-
-PARTITION_FORMAT = "%Y-%m-%d-%H:%M"
-"""Dagster's default key format of an hourly partition."""
-
-FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
-"""The oldest partition. A run for an hour that is no partition would fail, and with it the sensor's whole tick."""
+from compliance_pipeline.intake.hours import partition_hour
 
 STARTED_PATIENCE = timedelta(hours=4)
 """A recording that only ever said 'started' is looked up after this."""
@@ -43,11 +38,6 @@ class State(StrEnum):
 
 
 OPEN_STATES = (State.NEW, State.CLAIMED, State.DEFERRED)
-
-
-def partition_hour(at: datetime) -> str:
-    """Key of the hourly partition (UTC) that `at` falls in, e.g. '2026-03-01-14:00'; the first one for older times."""
-    return max(at.astimezone(UTC), FIRST_HOUR).replace(minute=0).strftime(PARTITION_FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +236,9 @@ def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tup
             **_times(incoming),
             **_entry(event, now),
         }
+        if row["attempts"]:
+            # What was stored of it so far lies in the hour that it was first tried in.
+            changes["partition_hour"] = row["partition_hour"]
     return changes, False
 
 

@@ -7,10 +7,11 @@ from datetime import datetime
 import dagster as dg
 
 from compliance_pipeline import quality
+from compliance_pipeline.intake.hours import hour_of
 from compliance_pipeline.orchestration.assets import WAREHOUSE_POOL, is_triggered_by_inbox
 from compliance_pipeline.orchestration.partitions import hourly
 from compliance_pipeline.orchestration.resources import PipelineResource
-from compliance_pipeline.steps import Pipeline, hour_of
+from compliance_pipeline.steps import Pipeline
 
 # Partitioned checks are in preview; without partitions a check's history mixes hours.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)

@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from compliance_pipeline.contracts.event import EventType
-from compliance_pipeline.intake.inbox import (
-    FIRST_HOUR,
-    OPEN_STATES,
-    STARTED_PATIENCE,
-    Inbox,
-    InboxItem,
-    PartitionWork,
-    State,
-    partition_hour,
-)
+from compliance_pipeline.intake.hours import FIRST_HOUR, partition_hour
+from compliance_pipeline.intake.inbox import OPEN_STATES, STARTED_PATIENCE, Inbox, InboxItem, PartitionWork, State
 from compliance_pipeline_tests.intake.samples import HOUR, LEASE, NOON, after, incoming
 
 STARTED, COMPLETED, AVAILABLE = EventType
@@ -112,6 +104,14 @@ def test_a_later_event_does_not_reopen_what_is_held_or_settled(inbox: Inbox, set
     item = row(inbox)
     assert (item.state, item.due_at, item.partition_hour) == (before.state, before.due_at, before.partition_hour)
     assert (item.event, item.duplicates, item.correlation_id) == (AVAILABLE, 0, "msg-1")
+
+
+def test_a_later_event_leaves_a_recording_that_was_tried_in_the_hour_it_was_tried_in(inbox: Inbox) -> None:
+    inbox.store([incoming(event=COMPLETED)], NOON)
+    inbox.claim(HOUR, "run-1", NOON, LEASE, 10)
+    inbox.defer("rec-1", "run-1", after(10), "not ready", NOON)
+    inbox.store([incoming(at=after(7200))], after(7200))
+    assert (row(inbox).partition_hour, row(inbox).available_at) == (HOUR, after(7200))
 
 
 @pytest.mark.parametrize("order", list(permutations(EventType)))

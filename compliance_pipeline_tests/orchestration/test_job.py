@@ -16,7 +16,6 @@ from compliance_pipeline_tests.orchestration.test_definitions import EXPECTED
 from compliance_pipeline_tests.workshop import CLIENT, Workshop, recording, workshop
 
 CARD, SSN, CLEAN = recording(Kind.CHAT_CARD), recording(Kind.CHAT_SSN), recording(Kind.CHAT_CLEAN)
-EMAIL = recording(Kind.EMAIL_CLEAN)
 PLOTTED = {
     "recordings": {"recordings in this run", "duplicate events", "tries"},
     "media": {"media fetched", "bytes fetched", "fetch seconds"},
@@ -116,6 +115,7 @@ def test_a_live_run_screens_what_it_wrote_and_a_run_by_hand_the_whole_hour(dagst
     shop.announce(CARD)
     shop.run()
     with shop.warehouse.write() as connection:
+        connection.execute("UPDATE media SET codec = '4111 1111 1111 1111'")
     shop.announce(CLEAN)
 
     def screened(by_inbox: bool) -> dg.AssetCheckEvaluation:
@@ -124,7 +124,7 @@ def test_a_live_run_screens_what_it_wrote_and_a_run_by_hand_the_whole_hour(dagst
 
     live = screened(by_inbox=True)
     assert live.passed
-    assert live.metadata["values screened"].value > 0
+    assert live.metadata["values screened"].value not in (0, None)
     assert not screened(by_inbox=False).passed
 
 
@@ -137,10 +137,6 @@ def test_planted_faults_fail_their_checks_and_not_the_run(dagster: Dagster) -> N
         connection.execute("DELETE FROM remediations WHERE recording_id = $1", [SSN.recording_id])
         connection.execute("UPDATE stage_times SET seconds = 99 WHERE stage = 'flagged'")
         connection.execute("DELETE FROM verdicts WHERE recording_id = $1", [CLEAN.recording_id])
-    shop.announce(EMAIL)
-    with shop.inbox.engine.begin() as rows:
-        # As if the receiver had let it through.
-        rows.exec_driver_sql("UPDATE inbox SET correlation_id = '4111 1111 1111 1111' WHERE state = 'new'")
     result = dagster.run()
     assert result.success
     failed = {c.check_name: c for c in result.get_asset_check_evaluations() if not c.passed}

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.definitions import compliance_pipeline
 from compliance_pipeline.intake.breaker import circuit_breaker
-from compliance_pipeline.intake.inbox import Inbox, PartitionWork, partition_hour
+from compliance_pipeline.intake.hours import partition_hour
+from compliance_pipeline.intake.inbox import Inbox, PartitionWork
 from compliance_pipeline.orchestration.partitions import hourly
 from compliance_pipeline.orchestration.sensors import OFFER_AGAIN, flag_recordings, look, recording_sensor, run_key
 from compliance_pipeline.sandbox.calls import Kind
