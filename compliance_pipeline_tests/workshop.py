@@ -11,7 +11,7 @@ from typing import Any
 from compliance_pipeline import steps
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.intake.hours import partition_hour
+from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
 from compliance_pipeline.platforms.guide import GuidePlatform
 from compliance_pipeline.platforms.port import Location, Media, MediaStream, Platform
@@ -63,7 +63,7 @@ class Workshop:
 
     @property
     def at(self) -> datetime:
-        return steps.hour_of(self.hour)
+        return hour_of(self.hour)
 
     def announce(
         self, *recordings: SyntheticRecording, event: EventType = EventType.AVAILABLE, held: bool = True

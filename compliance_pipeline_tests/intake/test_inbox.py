@@ -326,7 +326,6 @@ inbox.ping()
 
 CLAIM = """
 import sys
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from compliance_pipeline.intake.inbox import Inbox
 inbox = Inbox(sys.argv[1])
@@ -334,7 +333,7 @@ now = datetime.fromisoformat(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 taken = []
-while items := inbox.claim(sys.argv[4], f"{sys.argv[2]}-{len(taken)}", now, timedelta(seconds=60), 7):
+while items := inbox.claim(sys.argv[4], f"{sys.argv[2]}-{len(taken)}", now, timedelta(seconds=60), 2):
     taken += [item.recording_id for item in items]
 print(*taken)
 """
