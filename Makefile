@@ -32,5 +32,5 @@ lint: install ## Style, types and import rules
 	$(BIN)/lint-imports
 
 lock: install ## Resolve the dependencies again
-	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade -o requirements.lock
