@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from logging import getLogger
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from compliance_pipeline.contracts.event import EventType
@@ -225,8 +224,10 @@ def _outcome(
     except PlatformError as error:
         _give_back(pipeline, batch, item, str(error), report)
     except _EngineHeld as held:
-        # Nothing was tried: other recordings' failures don't make this one a dead letter.
-        _give_back(pipeline, batch, item, "the engine's circuit breaker is open", report, held.for_s, tries=inf)
+        now = pipeline.clock()
+        due = now + timedelta(seconds=held.for_s)
+        why = "the engine's circuit breaker is open"
+        report.deferred += pipeline.inbox.defer(item.recording_id, batch.owner, due, why, now, tried=False)
     except Exception as error:
         # The text of an unforeseen exception may quote what was screened: only its type is kept.
         log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
@@ -421,7 +422,7 @@ def _give_back(
     reason: str,
     report: ScreenReport,
     after_s: float | None = None,
-    tries: float | None = None,
+    tries: int | None = None,
 ) -> None:
     """Back to the inbox with a due time; to the dead letters after the last try, with the reason."""
     from compliance_pipeline.intake.inbox import State

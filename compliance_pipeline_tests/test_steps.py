@@ -393,6 +393,9 @@ def test_a_recording_that_the_open_breaker_kept_from_being_tried_never_dies_of_i
         circuit_breaker(shop.inbox.engine, steps.ENGINE_BREAKER).close()
         shop.run()
         assert shop.states()[SSN.recording_id] is State.DONE
+        item = shop.inbox.get(SSN.recording_id)
+        assert item is not None
+        assert item.attempts == 1
 
 
 def test_a_recording_that_breaks_the_engine_each_time_becomes_a_dead_letter(tmp_path: Path) -> None:

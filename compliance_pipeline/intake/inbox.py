@@ -431,8 +431,13 @@ class Inbox:
         mine = sa.and_(_held_by(owner), _row.recording_id.in_(recording_ids))
         return self._change(mine, state=State.DONE, due_at=None, reason=None, updated_at=now)
 
-    def defer(self, recording_id: str, owner: str, due_at: datetime, reason: str, now: datetime) -> bool:
-        """Give a recording back until `due_at`. `reason` is stored: it may hold nothing sensitive."""
+    def defer(
+        self, recording_id: str, owner: str, due_at: datetime, reason: str, now: datetime, *, tried: bool = True
+    ) -> bool:
+        """Give a recording back until `due_at`; as if it had not been taken if it was not `tried`.
+
+        `reason` is stored: it may hold nothing sensitive.
+        """
         mine = sa.and_(_held_by(owner), _row.recording_id == recording_id)
         return bool(
             self._change(
@@ -442,6 +447,7 @@ class Inbox:
                 reason=reason,
                 claimed_by=None,
                 claimed_at=None,
+                attempts=_row.attempts - (0 if tried else 1),
                 updated_at=now,
             )
         )
