@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -52,7 +53,7 @@ _VERDICT_STYLE = {
 
 
 def fail(message: str) -> typer.Exit:
-    err.print(f"[bold red]error:[/] {message}", highlight=False)
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
     return typer.Exit(EXIT_ERROR)
 
 
@@ -65,10 +66,10 @@ def offset(milliseconds: int) -> str:
 def up(
     web_port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     interval: Annotated[float, typer.Option(help="Seconds between the sandbox's calls, on average.")] = 6.0,
-    browser: Annotated[bool, typer.Option(help="Open the Dagster UI in a browser.")] = False,
 ) -> None:
     """Start everything on this machine: receiver, Dagster, and a sandbox platform that keeps producing calls.
 
+    With COMPLIANCE_PLATFORM_URL set to another host there is no sandbox: events come from your platform.
     Ctrl-C stops all of it. The data stays in COMPLIANCE_HOME; start again and it goes on.
 
     Examples:
@@ -102,10 +103,11 @@ def up(
 """,
         highlight=False,
     )
-    if browser:
-        webbrowser.open(url)
     manager = Manager()
+    sandboxed = urlsplit(settings.platform_url).hostname in ("127.0.0.1", "localhost")
     for name, command in procfile().items():
+        if name == "sandbox" and not sandboxed:
+            continue
         manager.add_process(name, command, env=variables)
     manager.loop()
     # On Ctrl-C each process ends by a signal; that is no failure.
@@ -162,7 +164,8 @@ def scan(
     Voice: wav, mp3, ogg, webm, m4a and more; chat and e-mail: json, txt, eml. What is found is shown masked. Tags and
     work items become JSON files under COMPLIANCE_HOME/scan; your folder is only read.
 
-    Exit code: 0 nothing found, 2 something found, 3 nothing found but not everything could be screened, 1 error.
+    Exit code: 0 nothing found, 2 something found, 3 nothing found but not everything could be screened (skipped
+    files count), 1 error.
 
     Examples:
 
@@ -173,11 +176,18 @@ def scan(
     from compliance_pipeline.platforms.port import PlatformError
     from compliance_pipeline.scan import ScanInProgress, ScanResult
     from compliance_pipeline.scan import scan as run_scan
+    from compliance_pipeline.screening.policy import PolicyError
+    from compliance_pipeline.warehouse.warehouse import WarehouseBusy
 
     try:
         result = _with_progress("screening", run_scan(path, Settings()), ScanResult)
-    except (PlatformError, ScanInProgress) as error:
+    except (PlatformError, ScanInProgress, PolicyError, WarehouseBusy) as error:
         raise fail(str(error)) from None
+    except KeyboardInterrupt:
+        err.print("stopped; scan again, and it goes on with what is left")
+        os._exit(130)  # not waiting for the batch under way: every step may be killed
+    if not result.files and not result.skipped:
+        raise fail(f"there is nothing to screen in {path}")
     if as_json:
         sys.stdout.write(json.dumps(_scan_document(result), indent=2) + "\n")
     else:
@@ -185,7 +195,7 @@ def scan(
     verdicts = {scanned.verdict["verdict"] if scanned.verdict else None for scanned in result.files}
     if verdicts & {"VIOLATION_DETECTED", "REVIEW_REQUIRED"}:
         raise typer.Exit(EXIT_FOUND)
-    if verdicts & {"UNSCREENABLE", None}:
+    if verdicts & {"UNSCREENABLE", None} or result.skipped:
         raise typer.Exit(EXIT_UNSCREENABLE)
 
 
@@ -242,7 +252,7 @@ def _print_scan(result: "ScanResult") -> None:
                 f"{row['masked']} [dim]({row['detector']}{', ' + str(row['hits']) + '×' if row['hits'] > 1 else ''})[/]"
             )
             table.add_row(
-                s.recording.name,
+                escape(s.recording.name),
                 f"[{_VERDICT_STYLE[row['verdict']]}]{row['verdict']}[/]",
                 row["rule_id"],
                 offset(row["start_ms"]),
@@ -254,9 +264,9 @@ def _print_scan(result: "ScanResult") -> None:
         out.print(table)
     unscreenable = [s for s in result.files if _verdict(s) == "UNSCREENABLE"]
     for s in unscreenable:
-        out.print(f"[magenta]UNSCREENABLE[/]  {s.recording.name}: {_why(s)}", highlight=False)
+        out.print(f"[magenta]UNSCREENABLE[/]  {escape(s.recording.name)}: {escape(_why(s))}", highlight=False)
     for skipped in result.skipped:
-        out.print(f"[dim]skipped       {skipped.name}: {skipped.why}[/]", highlight=False)
+        out.print(f"[dim]skipped       {escape(skipped.name)}: {escape(skipped.why)}[/]", highlight=False)
     clean = len(result.files) - len(flagged) - len(unscreenable)
     out.print(
         f"\n{len(result.files)} recordings: {len(flagged)} with findings, {clean} with none, "
@@ -353,5 +363,5 @@ def inbox(
     for state, count in box.counts().items():
         out.print(f"{state:10} {count:8}", highlight=False)
     for item in box.dead_letters():
-        out.print(f"[red]dead[/]  {item.recording_id}  {item.reason}", highlight=False)
+        out.print(f"[red]dead[/]  {item.recording_id}  {escape(item.reason or '')}", highlight=False)
     box.close()

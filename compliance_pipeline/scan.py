@@ -76,7 +76,7 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
     steps_log.setLevel(logging.INFO)
     try:
         with FileLock(own.home / "scan.lock", timeout=0):
-            announced = _announce(inbox, recordings)
+            announced = _announce(own, inbox, recordings)
             known = len(recordings) - announced
             for finished in _drain(path, own, inbox):
                 yield (len(recordings) if finished else known + min(announced, len(judged.ids))), len(recordings)
@@ -88,9 +88,11 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
         inbox.close()
 
 
-def _announce(inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
-    """Put what is new into the inbox; how many recordings are open now."""
+def _announce(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
+    """Put what is new into the inbox, and what this policy and engine have not judged; how many are open now."""
     now = datetime.now(UTC)
+    judged = {row["recording_id"] for row in _judged_now(settings, recordings, "verdicts")}
+    inbox.reopen([recording.recording_id for recording in recordings if recording.recording_id not in judged], now)
     for at in range(0, len(recordings), STORE_BATCH):
         inbox.store([_event(recording, now) for recording in recordings[at : at + STORE_BATCH]], now)
     inbox.retry_dead([recording.recording_id for recording in recordings], now)
@@ -106,7 +108,7 @@ def _take_over(inbox: Inbox, listed: Collection[str], now: datetime) -> None:
     for work in inbox.pending(_FOREVER):
         left = [item for item in inbox.items(work.partition_hour) if item.state in OPEN_STATES]
         for owner in {item.claimed_by for item in left if item.claimed_by}:
-            inbox.release(owner, now)
+            inbox.extend(owner, now, timedelta())  # due at once, and still known as one whose run died
         if strays := [item.recording_id for item in left if item.recording_id not in listed]:
             inbox.claim(work.partition_hour, _OWNER, now + _LONGER_THAN_ANY_BACKOFF, timedelta(), len(left))
             for recording_id in strays:
@@ -127,7 +129,8 @@ def _event(recording: FolderRecording, now: datetime) -> IncomingEvent:
 
 def _drain(path: Path, settings: Settings, inbox: Inbox) -> Iterator[bool]:
     """Run the job, hour by hour, until nothing is open; in a thread, so that progress can be told (True: all done)."""
-    with ThreadPoolExecutor(1, thread_name_prefix="scan") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
+    try:
         while inbox.pending(_FOREVER):
             for work in inbox.pending(datetime.now(UTC)):
                 run = pool.submit(_run_job, path, settings, work.partition_hour)
@@ -137,6 +140,8 @@ def _drain(path: Path, settings: Settings, inbox: Inbox) -> Iterator[bool]:
                 run.result()
             yield False
             time.sleep(0.05)
+    finally:
+        pool.shutdown(wait=False)  # who presses Ctrl-C does not wait for the batch; another scan takes it over
     yield True
 
 
@@ -157,29 +162,30 @@ def _run_job(path: Path, settings: Settings, partition_key: str) -> None:
         )
 
 
-def _results(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> Iterator[Scanned]:
-    key = {
-        "policy": load_policy(settings.policy).policy_version,
-        "engine": engine_version(),
-        "ids": [recording.recording_id for recording in recordings],
-    }
-    warehouse = Warehouse(settings.warehouse_path)
-    verdicts = warehouse.select(
-        "FROM verdicts WHERE policy_version = $policy AND engine_version = $engine "
+def _judged_now(settings: Settings, recordings: Sequence[FolderRecording], table: str) -> list[dict[str, Any]]:
+    """Rows of verdicts or violations that are of these recordings, the current policy and this engine."""
+    return Warehouse(settings.warehouse_path).select(
+        f"FROM {table} WHERE policy_version = $policy AND engine_version = $engine "
         "AND recording_id IN (SELECT unnest($ids))",
-        key,
+        {
+            "policy": load_policy(settings.policy).policy_version,
+            "engine": engine_version(),
+            "ids": [recording.recording_id for recording in recordings],
+        },
     )
-    violations = warehouse.select(
-        "FROM violations WHERE policy_version = $policy AND engine_version = $engine "
-        "AND recording_id IN (SELECT unnest($ids)) ORDER BY recording_id, start_ms",
-        key,
-    )
+
+
+def _results(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> Iterator[Scanned]:
+    verdicts = _judged_now(settings, recordings, "verdicts")
+    violations: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(_judged_now(settings, recordings, "violations"), key=lambda row: row["start_ms"]):
+        violations.setdefault(row["recording_id"], []).append(row)
     verdict_of = {row["recording_id"]: row for row in verdicts}
     for recording in recordings:
         item = inbox.get(recording.recording_id)
         yield Scanned(
             recording,
             verdict_of.get(recording.recording_id),
-            [row for row in violations if row["recording_id"] == recording.recording_id],
+            violations.get(recording.recording_id, []),
             item.reason if item and item.state is State.DEAD else None,
         )

@@ -17,7 +17,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path("var"), description="folder that holds all data")
     inbox_url: str | None = Field(
-        default=None, description="SQLAlchemy URL of the inbox; default: SQLite in the home folder"
+        default=None, repr=False, description="SQLAlchemy URL of the inbox; default: SQLite in the home folder"
     )
     platform_url: str = Field(default="http://127.0.0.1:8090", description="base URL of the platform's API")
     client_id: str = Field(default="compliance-service", description="OAuth2 client id")

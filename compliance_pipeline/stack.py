@@ -78,11 +78,19 @@ class Stack:
     """
 
     def __init__(self, home: Path, *, sandbox_options: str = "") -> None:
-        self.settings = Settings(home=home, platform_url=f"http://127.0.0.1:{free_port()}", receiver_port=free_port())
+        self.settings = Settings(
+            home=home,
+            inbox_url=None,
+            host="127.0.0.1",
+            platform_url=f"http://127.0.0.1:{free_port()}",
+            receiver_port=free_port(),
+        )
         self._code_port = free_port()
         self.environment = environment(
             self.settings, code_port=self._code_port, web_port=free_port(), sandbox_options=sandbox_options
         )
+        # Never the user's own inbox: the processes read the repository's .env, and a variable overrides it.
+        self.environment |= {"COMPLIANCE_INBOX_URL": "", "COMPLIANCE_HOST": "127.0.0.1"}
         self._commands = procfile()
         self._logs = home / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)

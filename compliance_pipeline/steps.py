@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from logging import getLogger
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from compliance_pipeline.contracts.event import EventType
@@ -42,8 +43,12 @@ BATCH_LIMIT = 100
 ENGINE_BREAKER = "engine"
 NOT_READY = "not ready: "
 LONGEST_BACKOFF_S = 120.0
-REFUSED_TRIES = 3
-"""A refusal is for good, but a permission that is being granted may refuse for a while."""
+SUSPECT_AFTER = 3
+"""A recording whose runs died this often is tried alone."""
+SUSPECTS_WAIT = timedelta(seconds=10)
+STORE_EVERY_S = 1.0
+"""What is judged is stored at least this often: a run that dies or is stopped loses no more."""
+FOLDER = "folder"
 TRIGGER_TAG = "compliance/trigger"
 TRIGGERED_BY_INBOX = "inbox"
 """Tag of runs that are for what is new in the inbox; any other run is for the whole partition."""
@@ -93,16 +98,26 @@ class Batch:
 def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
     """Take what is actionable in the partition and record it; returns the batch's recordings, newest first.
 
-    A recording that was taken more often than it may be tried, the last time by a run that died, is a dead letter:
-    something in its batch kills the run's process each time.
+    When runs died with the same recordings again and again, one of those is tried alone: what kills its process then
+    ends as a dead letter, and takes no other with it.
     """
     from compliance_pipeline.intake.inbox import RUN_DIED
 
     now = pipeline.clock()
-    for item in pipeline.inbox.claim(batch.partition_key, batch.owner, now, pipeline.lease, BATCH_LIMIT):
-        if item.attempts > pipeline.settings.max_attempts and item.reason == RUN_DIED:
-            why = f"gave up after {item.attempts} tries: {RUN_DIED}"
-            pipeline.inbox.dead(item.recording_id, batch.owner, why, now)
+    taken = pipeline.inbox.claim(batch.partition_key, batch.owner, now, pipeline.lease, BATCH_LIMIT)
+    suspects = [item for item in taken if item.reason == RUN_DIED and item.attempts > SUSPECT_AFTER]
+    if suspects:
+        alone = min(suspects, key=lambda item: item.attempts)
+        if alone.attempts > pipeline.settings.max_attempts:
+            why = f"gave up after {alone.attempts} tries: {RUN_DIED}"
+            pipeline.inbox.dead(alone.recording_id, batch.owner, why, now)
+        for item in taken:
+            if item is not alone:
+                # The others of them wait a moment, so that the next run is for those that nothing is held against.
+                due = now + SUSPECTS_WAIT if item in suspects else now
+                pipeline.inbox.defer(
+                    item.recording_id, batch.owner, due, item.reason or "another was tried alone", now, tried=False
+                )
     items = batch_items(pipeline, batch)
     pipeline.warehouse.append([_recording_row(item, batch.hour, now) for item in items])
     return items
@@ -174,17 +189,11 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     """
     engine = engine_version()
     items = batch_items(pipeline, batch)
-    judged = {
-        row["recording_id"]
-        for row in pipeline.warehouse.select(
-            "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
-            "AND engine_version = $engine",
-            {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine},
-        )
-    }
+    judged = _judged(pipeline, batch, engine, [item.recording_id for item in items])
     fresh = [item for item in items if item.recording_id not in judged]
     report = ScreenReport(known=len(items) - len(fresh))
     rows: list[Row] = []
+    stored_at = monotonic()
     renewed_at = _renew(pipeline, batch)
     with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening") as pool:
         try:
@@ -195,6 +204,9 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
                 finished, waiting = wait(waiting, pipeline.lease.total_seconds() / 4, FIRST_COMPLETED)
                 for future in finished:
                     rows += _outcome(pipeline, batch, engine, futures[future], future, report)
+                if monotonic() - stored_at > STORE_EVERY_S:
+                    pipeline.warehouse.append(rows)
+                    rows, stored_at = [], monotonic()
                 renewed_at = _renew(pipeline, batch, renewed_at)
         except BaseException:
             # A run that is told to stop does not screen the rest of its batch first.
@@ -220,7 +232,9 @@ def _outcome(
     try:
         return _judge(pipeline, batch, engine, item, future.result(), report)
     except Refused as error:
-        _give_back(pipeline, batch, item, str(error), report, tries=REFUSED_TRIES)
+        # A platform's permissions are mended by people, who need minutes; a file's refusal is for good.
+        tries = 1 if item.source == FOLDER else None
+        _give_back(pipeline, batch, item, str(error), report, LONGEST_BACKOFF_S, tries)
     except PlatformError as error:
         _give_back(pipeline, batch, item, str(error), report)
     except _EngineHeld as held:

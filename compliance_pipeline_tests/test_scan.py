@@ -14,12 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from compliance_pipeline.cli import app
-from compliance_pipeline.intake.inbox import Inbox
+from compliance_pipeline.intake.inbox import Inbox, State
 from compliance_pipeline.sandbox.calls import Container, Damage, Kind, make_recording
 from compliance_pipeline.scan import ScanInProgress, ScanResult, scan
+from compliance_pipeline.screening.policy import DEFAULT_PACK
 from compliance_pipeline.settings import Settings
 from compliance_pipeline.steps import utc_now
 from compliance_pipeline_tests.canaries import Canaries
+from compliance_pipeline_tests.intake.samples import incoming
 from compliance_pipeline_tests.workshop import ENDED_AT, recording
 
 CARD, SSN, CLEAN = recording(Kind.CHAT_CARD), recording(Kind.CHAT_SSN), recording(Kind.CHAT_CLEAN)
@@ -232,7 +234,7 @@ def test_nothing_found_but_not_all_screened_exits_with_three(tmp_path: Path) -> 
     assert (finished.code, finished.verdicts) == (3, {"empty.wav": "UNSCREENABLE"})
 
 
-def test_an_empty_folder_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_of_unknown_files_is_told_so(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", {"readme.pdf": b"%PDF"})
     assert verdicts(scanned(folder, tmp_path / "home")) == {}
 
@@ -297,7 +299,7 @@ from datetime import timedelta
 settings = Settings(home=Path(sys.argv[2]) / "scan")
 inbox = Inbox(settings.inbox_database_url)
 inbox.create()
-scans._announce(inbox, folder.from_settings(Path(sys.argv[1]), settings).recordings())
+scans._announce(settings, inbox, folder.from_settings(Path(sys.argv[1]), settings).recordings())
 [work] = inbox.pending(utc_now())
 inbox.claim(work.partition_hour, "a run", utc_now(), timedelta(minutes=2), 1)
 os._exit(9)
@@ -329,4 +331,28 @@ def test_the_live_inbox_and_warehouse_are_not_touched(first: Finished, home: Pat
     assert [path.name for path in home.iterdir()] == ["scan"]
     inbox = Inbox(f"sqlite:///{home / 'scan' / 'inbox.db'}")
     assert inbox.pending(utc_now()) == []
+    inbox.close()
+
+
+def test_another_policy_judges_the_same_files_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "mine", {"a.json": CARD.media})
+    home = tmp_path / "home"
+    assert verdicts(scanned(folder, home)) == {"a.json": "VIOLATION_DETECTED"}
+    pack = tmp_path / "pack.yaml"
+    pack.write_text(DEFAULT_PACK.read_text().replace("min_confidence: 0.8", "min_confidence: 1.0"))
+    monkeypatch.setenv("COMPLIANCE_POLICY", str(pack))
+    assert verdicts(scanned(folder, home)) == {"a.json": "REVIEW_REQUIRED"}
+
+
+def test_an_inbox_set_by_variable_is_not_the_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = f"sqlite:///{tmp_path / 'live.db'}"
+    inbox = Inbox(live)
+    inbox.create()
+    inbox.store([incoming("live-1", at=utc_now())], utc_now())
+    monkeypatch.setenv("COMPLIANCE_INBOX_URL", live)
+    folder = write(tmp_path / "mine", {"a.json": CARD.media})
+    assert verdicts(scanned(folder, tmp_path / "home")) == {"a.json": "VIOLATION_DETECTED"}
+    item = inbox.get("live-1")
+    assert item is not None
+    assert (item.state, item.attempts) == (State.NEW, 0)
     inbox.close()

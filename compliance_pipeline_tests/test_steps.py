@@ -299,18 +299,45 @@ def test_a_recording_whose_run_dies_each_time_becomes_a_dead_letter(tmp_path: Pa
         assert dead.reason == "gave up after 4 tries: the run that had it died"
 
 
-def test_a_refusal_is_tried_three_times_then_is_a_dead_letter(shop: Workshop) -> None:
-    shop.state.fail_next("/api/v2/recordings", 403, times=100)
-    shop.announce(CARD)
-    for tries in range(1, 5):
-        shop.run()
-        item = shop.inbox.get(CARD.recording_id)
+def test_a_refusal_waits_for_people_and_ends_as_a_dead_letter_that_says_what_to_do(tmp_path: Path) -> None:
+    with workshop(tmp_path, max_attempts=4) as shop:
+        shop.state.fail_next("/api/v2/recordings", 403, times=100)
+        shop.announce(CARD)
+        for tries in range(1, 6):
+            shop.run()
+            item = shop.inbox.get(CARD.recording_id)
+            assert item is not None
+            assert item.state is (State.DEFERRED if tries < 4 else State.DEAD)
+            if tries == 1:
+                assert item.due_at is not None
+                assert (item.due_at - shop.clock()).total_seconds() > 60
+            shop.clock.wait(200)
         assert item is not None
-        assert item.state is (State.DEFERRED if tries < 3 else State.DEAD)
-        shop.clock.wait(200)
-    assert item is not None
-    assert item.attempts == 3
-    assert "the client lacks a permission" in (item.reason or "")
+        assert item.attempts == 4
+        assert "the client lacks a permission" in (item.reason or "")
+
+
+def test_what_kills_its_run_is_tried_alone_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    with workshop(tmp_path, max_attempts=6) as shop:
+        shop.announce(CARD, SSN, CLEAN)
+        runs = 0
+        while any(state not in (State.DONE, State.DEAD) for state in shop.states().values()):
+            runs += 1
+            assert runs < 40
+            batch = shop.batch()
+            held = {item.recording_id for item in steps.claim(shop.pipeline, batch)}
+            if CARD.recording_id in held:  # the poison: its run is killed and leaves nothing but its claims
+                shop.clock.wait(200)
+                continue
+            steps.screen_batch(shop.pipeline, batch)
+            steps.remediate_batch(shop.pipeline, batch)
+            shop.clock.wait(15)
+        assert shop.states() == {
+            CARD.recording_id: State.DEAD,
+            SSN.recording_id: State.DONE,
+            CLEAN.recording_id: State.DONE,
+        }
+        assert reason(shop, CARD) == "gave up after 7 tries: the run that had it died"
 
 
 def test_a_platform_that_fails_for_now_costs_a_try_and_not_the_engine(shop: Workshop) -> None:

@@ -1,6 +1,7 @@
 """The policy pack: rules as data (YAML), versioned and validated. Not legal advice."""
 
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -90,5 +91,8 @@ class PolicyPack(_Strict):
 
     @property
     def policy_version(self) -> str:
-        """The key under which verdicts are kept, e.g. `default-us-eu@0.1.0`."""
-        return f"{self.pack}@{self.version}"
+        """The key under which verdicts are kept, e.g. `default-us-eu@0.1.0+1f2e3d4c`.
+
+        The end is a digest of the content: an edited pack is another policy, whether or not its version was raised.
+        """
+        return f"{self.pack}@{self.version}+{sha256(self.model_dump_json().encode()).hexdigest()[:8]}"

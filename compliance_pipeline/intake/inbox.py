@@ -175,6 +175,9 @@ _MERGED = (
     "ended_at",
     "available_at",
     "due_at",
+    "claimed_by",
+    "claimed_at",
+    "attempts",
     "duplicates",
     "updated_at",
 )
@@ -221,14 +224,14 @@ def _fresh(incoming: IncomingEvent, now: datetime) -> dict[str, Any]:
 def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tuple[dict[str, Any], bool]:
     """What an event changes in the row of a recording known already, and whether it is a duplicate.
 
-    A later event of the lifecycle moves a waiting row on. A row that someone holds or that is settled only notes it:
-    whoever holds the row asks the platform anyway.
+    A later event of the lifecycle moves a waiting row on, and gives one that was given up on a full set of tries. A
+    row that someone holds or that is done only notes it: whoever holds the row asks the platform anyway.
     """
     event = incoming.event.event
     if event.rank <= row["event"].rank:
         return {"duplicates": row["duplicates"] + 1}, True
     changes: dict[str, Any] = {"event": event, "updated_at": now}
-    if row["state"] in (State.NEW, State.DEFERRED):
+    if row["state"] in (State.NEW, State.DEFERRED, State.DEAD):
         changes |= {
             "payload": _combined(row["payload"], incoming.event),
             "correlation_id": incoming.correlation_id,
@@ -236,9 +239,11 @@ def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tup
             **_times(incoming),
             **_entry(event, now),
         }
-        if row["attempts"]:
+        if row["attempts"] or row["reason"]:
             # What was stored of it so far lies in the hour that it was first tried in.
             changes["partition_hour"] = row["partition_hour"]
+        if row["state"] is State.DEAD:
+            changes |= {"attempts": 0, "claimed_by": None, "claimed_at": None}
     return changes, False
 
 
@@ -468,6 +473,13 @@ class Inbox:
         which = _row.state == State.DEAD
         if recording_ids is not None:
             which = sa.and_(which, _row.recording_id.in_(recording_ids))
+        return self._change(
+            which, state=State.NEW, due_at=now, claimed_by=None, claimed_at=None, attempts=0, updated_at=now
+        )
+
+    def reopen(self, recording_ids: Sequence[str], now: datetime) -> int:
+        """Make done recordings new again (for another policy or engine); how many."""
+        which = sa.and_(_row.state == State.DONE, _row.recording_id.in_(recording_ids))
         return self._change(
             which, state=State.NEW, due_at=now, claimed_by=None, claimed_at=None, attempts=0, updated_at=now
         )

@@ -102,7 +102,9 @@ def _bare_uri(uri: str, recording_id: str, tokens: Tokenizer) -> str:
         parts = urlsplit("")
     path = "/".join(
         piece
-        if recording_id in piece or tokens.scrubbed("media", unquote(piece)) == unquote(piece)
+        if piece == recording_id
+        or piece.startswith(f"{recording_id}.")
+        or tokens.scrubbed("media", unquote(piece)) == unquote(piece)
         else tokens.token("media", unquote(piece))
         for piece in parts.path.split("/")
     )

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
     """Built from COMPLIANCE_* variables when a run starts; nothing is opened at import."""
 
-    home: str | None = Field(default=None, description="Data folder; default: COMPLIANCE_HOME, else ./var.")
+    home: str | None = Field(
+        default=None,
+        description="A data folder with its own inbox; default: as COMPLIANCE_* say.",
+    )
     folder: str | None = Field(
         default=None, description="A folder of recordings to take in place of the platform (`compliance scan`)."
     )
@@ -35,7 +38,7 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
 
         if context.instance and context.run:
             hold_alive(context.instance, context.run)
-        settings = Settings(home=Path(self.home)) if self.home else Settings()
+        settings = Settings(home=Path(self.home), inbox_url=None) if self.home else Settings()
         policy = load_policy(settings.policy)
         with ExitStack() as opened:
             inbox = Inbox(settings.inbox_database_url)

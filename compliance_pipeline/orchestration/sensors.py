@@ -18,6 +18,8 @@ HOLD_S = 25.0
 OFFER_AGAIN = timedelta(minutes=2)
 LIVE_PRIORITY = "10"
 JUST_STARTED_S = 3.0
+RETRY_FROM_THE_CLAIM = {"dagster/retry_strategy": "ALL_STEPS"}
+"""A retry claims anew, so that each death of a run is counted against the recordings that it had."""
 
 flag_recordings = dg.define_asset_job(
     "flag_recordings",
@@ -102,9 +104,12 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
     """One tick: the runs that are wanted, or why none is, after at most `hold_s`."""
     from compliance_pipeline.intake.breaker import circuit_breaker, held_until
 
-    if until := held_until(circuit_breaker(inbox.engine, ENGINE_BREAKER), utc_now()):
+    breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
+    wanted = (
+        [] if held_until(breaker, utc_now()) else wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
+    )
+    if until := held_until(breaker, utc_now()):
         return dg.SkipReason(f"The engine failed repeatedly: its circuit breaker holds until {until:%H:%M:%S} UTC.")
-    wanted = wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
     if not wanted:
         return dg.SkipReason("No recording is due.")
     return dg.SensorResult(
@@ -112,7 +117,7 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
             dg.RunRequest(
                 run_key=key,
                 partition_key=work.partition_hour,
-                tags={"dagster/priority": LIVE_PRIORITY, TRIGGER_TAG: TRIGGERED_BY_INBOX},
+                tags={"dagster/priority": LIVE_PRIORITY, TRIGGER_TAG: TRIGGERED_BY_INBOX, **RETRY_FROM_THE_CLAIM},
             )
             for key, work in wanted
         ],

@@ -45,7 +45,7 @@ _TYPES = {
 class FolderRecording:
     """One file to screen. `name`: path relative to the folder, in the user's words, so it can name a customer.
 
-    recording_id: the same as long as name, size and modification time are. Base32, not hex, so that no run of digits
+    recording_id: the same as long as path, size and modification time are. Base32, not hex, so that no run of digits
     in it passes for a card number. size: bytes. modified: UTC.
     """
 
@@ -241,7 +241,7 @@ def from_settings(path: Path, settings: Settings) -> FolderPlatform:
 def _recording(path: Path, name: str) -> FolderRecording:
     status = path.stat()
     return FolderRecording(
-        recording_id="file-" + _digest(f"{name}\0{status.st_size}\0{status.st_mtime_ns}"),
+        recording_id="file-" + _digest(f"{path}\0{status.st_size}\0{status.st_mtime_ns}"),
         name=name,
         path=path,
         channel=_TYPES[path.suffix.lower()][0],

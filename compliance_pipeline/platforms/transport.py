@@ -23,7 +23,7 @@ from compliance_pipeline.platforms.port import PlatformError, Refused, TransferB
 JSON_LIMIT_BYTES = 1024 * 1024
 JSON_DEADLINE_S = 60.0
 MEDIA_LIMIT_BYTES = 2 * 1024**3
-MEDIA_DEADLINE_S = 900.0
+MEDIA_DEADLINE_S = 300.0
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 TRIES = 5

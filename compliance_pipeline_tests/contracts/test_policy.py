@@ -1,5 +1,6 @@
 """The policy pack's model: what a rule may say. Loading a pack from YAML is screening/policy's."""
 
+import re
 from typing import Any
 
 import pytest
@@ -28,8 +29,11 @@ def test_a_rule_looks_at_every_detector_and_channel_unless_it_says_otherwise() -
     assert rule.verdict == "VIOLATION_DETECTED"
 
 
-def test_the_policy_version_names_pack_and_version() -> None:
-    assert PolicyPack.model_validate(PACK).policy_version == "default@1.0.0"
+def test_the_policy_version_names_pack_and_version_and_changes_with_the_content() -> None:
+    version = PolicyPack.model_validate(PACK).policy_version
+    assert re.fullmatch(r"default@1\.0\.0\+[0-9a-f]{8}", version)
+    assert PolicyPack.model_validate(PACK).policy_version == version
+    assert PolicyPack.model_validate(PACK | {"notice": "another"}).policy_version != version
 
 
 @pytest.mark.parametrize(

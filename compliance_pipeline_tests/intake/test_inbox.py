@@ -90,20 +90,27 @@ def test_a_later_event_that_contradicts_the_first_replaces_it(inbox: Inbox) -> N
     assert row(inbox).recording_event.start_time is None
 
 
-@pytest.mark.parametrize("settle", ["claim", "done", "dead"])
-def test_a_later_event_does_not_reopen_what_is_held_or_settled(inbox: Inbox, settle: str) -> None:
+@pytest.mark.parametrize("settle", ["claim", "done"])
+def test_a_later_event_does_not_reopen_what_is_held_or_done(inbox: Inbox, settle: str) -> None:
     inbox.store([incoming(event=COMPLETED)], NOON)
     inbox.claim(HOUR, "run-1", NOON, LEASE, 10)
     if settle == "done":
         inbox.done(["rec-1"], "run-1", NOON)
-    elif settle == "dead":
-        inbox.dead("rec-1", "run-1", "gone", NOON)
     before = row(inbox)
     [noted] = inbox.store([incoming(at=after(7200), correlation_id="msg-2")], after(7200))
     assert not noted.duplicate
     item = row(inbox)
     assert (item.state, item.due_at, item.partition_hour) == (before.state, before.due_at, before.partition_hour)
     assert (item.event, item.duplicates, item.correlation_id) == (AVAILABLE, 0, "msg-1")
+
+
+def test_a_later_event_gives_what_was_given_up_on_a_full_set_of_tries(inbox: Inbox) -> None:
+    inbox.store([incoming(event=COMPLETED)], NOON)
+    inbox.claim(HOUR, "run-1", NOON, LEASE, 10)
+    inbox.dead("rec-1", "run-1", "gave up after 12 tries: not ready", NOON)
+    inbox.store([incoming(at=after(7200))], after(7200))
+    item = row(inbox)
+    assert (item.state, item.attempts, item.partition_hour) == (State.NEW, 0, HOUR)
 
 
 def test_a_later_event_leaves_a_recording_that_was_tried_in_the_hour_it_was_tried_in(inbox: Inbox) -> None:

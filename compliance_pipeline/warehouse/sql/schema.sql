@@ -107,7 +107,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
 );
 COMMENT ON TABLE verdicts IS 'One verdict a recording, policy and engine, in the guide''s terms; the newest is served.';
 COMMENT ON COLUMN verdicts.recording_id IS 'The platform''s id of the recording.';
-COMMENT ON COLUMN verdicts.policy_version IS 'Policy pack and version, e.g. default-us-eu@0.1.0.';
+COMMENT ON COLUMN verdicts.policy_version IS 'Policy pack, version and digest of its content.';
 COMMENT ON COLUMN verdicts.engine_version IS 'Engine that screened: code version and digit model.';
 COMMENT ON COLUMN verdicts.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
 COMMENT ON COLUMN verdicts.channel IS 'voice, chat or email.';
@@ -144,7 +144,7 @@ CREATE TABLE IF NOT EXISTS violations (
 );
 COMMENT ON TABLE violations IS 'Every rule that a recording broke, with its best finding.';
 COMMENT ON COLUMN violations.recording_id IS 'The platform''s id of the recording.';
-COMMENT ON COLUMN violations.policy_version IS 'Policy pack and version, e.g. default-us-eu@0.1.0.';
+COMMENT ON COLUMN violations.policy_version IS 'Policy pack, version and digest of its content.';
 COMMENT ON COLUMN violations.engine_version IS 'Engine that screened: code version and digit model.';
 COMMENT ON COLUMN violations.rule_id IS 'Rule of the policy pack.';
 COMMENT ON COLUMN violations.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
