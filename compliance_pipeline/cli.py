@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
+from pydantic import ValidationError
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -43,7 +45,7 @@ err = Console(stderr=True)
 
 T = TypeVar("T")
 
-EXIT_CLEAN, EXIT_ERROR, EXIT_FOUND, EXIT_UNSCREENABLE = 0, 1, 2, 3
+EXIT_CLEAN, EXIT_ERROR, EXIT_USAGE, EXIT_FOUND, EXIT_UNSCREENABLE = 0, 1, 2, 3, 4
 _VERDICT_STYLE = {
     "VIOLATION_DETECTED": "bold red",
     "REVIEW_REQUIRED": "yellow",
@@ -55,6 +57,14 @@ _VERDICT_STYLE = {
 def fail(message: str) -> typer.Exit:
     err.print(f"[bold red]error:[/] {escape(message)}", highlight=False)
     return typer.Exit(EXIT_ERROR)
+
+
+def settings_or_exit() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [f"COMPLIANCE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        raise fail("; ".join(faults) + ". Mend the variable (or the line of .env) and start again.") from None
 
 
 def offset(milliseconds: int) -> str:
@@ -78,11 +88,30 @@ def up(
 
         compliance up --interval 1 --web-port 3001
     """
+    from filelock import FileLock, Timeout
     from honcho.manager import Manager
 
-    from compliance_pipeline.stack import environment, free_port, procfile
+    from compliance_pipeline.screening.policy import PolicyError, load_policy
+    from compliance_pipeline.stack import environment, free_port, is_open, procfile
 
-    settings = Settings()
+    settings = settings_or_exit()
+    platform = urlsplit(settings.platform_url)
+    sandboxed = platform.hostname in ("127.0.0.1", "localhost")
+    ports = {"--web-port": web_port, "COMPLIANCE_RECEIVER_PORT": settings.receiver_port}
+    if sandboxed:
+        ports["COMPLIANCE_PLATFORM_URL"] = platform.port or 80
+    for variable, port in ports.items():
+        if is_open(port):
+            raise fail(f"port {port} is in use by another program; choose another one with {variable}")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.home / "up.lock", timeout=0)
+    try:
+        load_policy(settings.policy)
+        lock.acquire()
+    except PolicyError as error:
+        raise fail(str(error)) from None
+    except Timeout:
+        raise fail(f"it runs already with the data folder {settings.home}; stop that, or set COMPLIANCE_HOME") from None
     variables = environment(
         settings,
         code_port=free_port(),
@@ -104,12 +133,12 @@ def up(
         highlight=False,
     )
     manager = Manager()
-    sandboxed = urlsplit(settings.platform_url).hostname in ("127.0.0.1", "localhost")
     for name, command in procfile().items():
         if name == "sandbox" and not sandboxed:
             continue
         manager.add_process(name, command, env=variables)
     manager.loop()
+    out.print(f"stopped; the data is in {os.path.relpath(settings.home)}", highlight=False)
     # On Ctrl-C each process ends by a signal; that is no failure.
     interrupted = manager.returncode is not None and manager.returncode in (-2, -15, 130, 143)
     raise typer.Exit(0 if interrupted else manager.returncode or 0)
@@ -125,7 +154,7 @@ def receiver() -> None:
     """
     from compliance_pipeline.intake.receiver import serve
 
-    serve(Settings())
+    serve(settings_or_exit())
 
 
 @app.command("await-port", hidden=True)
@@ -164,8 +193,8 @@ def scan(
     Voice: wav, mp3, ogg, webm, m4a and more; chat and e-mail: json, txt, eml. What is found is shown masked. Tags and
     work items become JSON files under COMPLIANCE_HOME/scan; your folder is only read.
 
-    Exit code: 0 nothing found, 2 something found, 3 nothing found but not everything could be screened (skipped
-    files count), 1 error.
+    Exit code: 0 nothing found, 3 something found, 4 nothing found but not everything could be screened (skipped
+    files count), 1 error, 2 wrong usage.
 
     Examples:
 
@@ -180,7 +209,7 @@ def scan(
     from compliance_pipeline.warehouse.warehouse import WarehouseBusy
 
     try:
-        result = _with_progress("screening", run_scan(path, Settings()), ScanResult)
+        result = _with_progress("screening", run_scan(path, settings_or_exit()), ScanResult)
     except (PlatformError, ScanInProgress, PolicyError, WarehouseBusy) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
@@ -282,7 +311,7 @@ def demo(
     """Do the whole job once, headless: 40 synthetic recordings whose truth is known, and whether all came right.
 
     Starts receiver, Dagster and the sandbox platform on free ports, in COMPLIANCE_HOME/demo (emptied first); takes
-    about two minutes. Exits with 1 if a recording was lost, done twice or judged wrongly.
+    about a minute. Exits with 1 if a recording was lost, done twice or judged wrongly.
 
     Example:
 
@@ -292,7 +321,7 @@ def demo(
     from compliance_pipeline.stack import StackError
 
     try:
-        result = _with_progress("settled", run_demo(Settings().home / "demo", seed=seed), Result)
+        result = _with_progress("settled", run_demo(settings_or_exit().home / "demo", seed=seed), Result)
     except StackError as error:
         raise fail(str(error)) from None
     _print_demo(result)
@@ -303,16 +332,18 @@ def demo(
 def _print_demo(result: "Result") -> None:
     from compliance_pipeline.demo import STAGES
 
-    table = Table(title="Recordings", title_justify="left", header_style="bold")
-    for column in ("recording", "kind", "truth", "verdict", "planted", "found", "flagged"):
-        table.add_column(column, justify="right" if column in ("planted", "found", "flagged") else "left")
+    table = Table(
+        title="Recordings", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for column in ("recording", "kind", "truth", "verdict", "at", "flagged"):
+        table.add_column(column, justify="right" if column in ("at", "flagged") else "left")
     for o in result.outcomes:
+        same = "✓" if o.verdict == o.truth else o.verdict
         table.add_row(
             o.recording_id[:8],
             o.kind,
             o.truth,
-            f"[{'bold red' if o.faults else 'green'}]{o.verdict}[/]",
-            "" if o.expected_offset_ms is None else offset(o.expected_offset_ms),
+            f"[{'bold red' if o.faults else 'green'}]{same}[/]",
             "" if o.offset_ms is None else offset(o.offset_ms),
             "" if o.flagged_s is None else f"{o.flagged_s:.1f} s",
         )
@@ -356,12 +387,12 @@ def inbox(
     from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.steps import utc_now
 
-    box = Inbox(Settings().inbox_database_url)
-    box.create()
+    letters = Inbox(settings_or_exit().inbox_database_url)
+    letters.create()
     if retry:
-        out.print(f"{box.retry_dead(None, utc_now())} recordings will be tried again.")
-    for state, count in box.counts().items():
+        out.print(f"{letters.retry_dead(None, utc_now())} recordings will be tried again.")
+    for state, count in letters.counts().items():
         out.print(f"{state:10} {count:8}", highlight=False)
-    for item in box.dead_letters():
+    for item in letters.dead_letters():
         out.print(f"[red]dead[/]  {item.recording_id}  {escape(item.reason or '')}", highlight=False)
-    box.close()
+    letters.close()

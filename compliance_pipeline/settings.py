@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     token_key: SecretStr | None = Field(default=None, description="key that turns participant identifiers into tokens")
     policy: Path | None = Field(default=None, description="policy pack (YAML); default: the one in the package")
     host: str = Field(default="127.0.0.1", description="address that the receiver binds")
-    receiver_port: int = Field(default=8080, description="port of the receiver")
+    receiver_port: int = Field(default=8080, ge=1, le=65535, description="port of the receiver")
     max_body_bytes: int = Field(default=256 * 1024, description="largest event accepted")
     compliance_queue: str = Field(default="compliance_review_queue", description="queue that work items go to")
     supervisor_queue: str = Field(default="supervisor_callback_queue", description="queue that callbacks go to")

@@ -133,7 +133,7 @@ def first(folder: Path, home: Path) -> Finished:
 
 def test_each_file_gets_the_verdict_of_its_truth_and_the_exit_code_says_found(first: Finished) -> None:
     assert first.verdicts == VERDICTS, first.err
-    assert first.code == 2
+    assert first.code == 3
     assert "Traceback" not in first.err
 
 
@@ -216,7 +216,7 @@ def test_the_remediation_files_name_the_violation_once_each(first: Finished, hom
 
 def test_the_table_shows_findings_unscreenable_and_skipped_files(first: Finished, folder: Path, home: Path) -> None:
     shown = compliance_scan(home, folder)
-    assert shown.code == 2
+    assert shown.code == 3
     for expected in ("PCI-DTMF-01", "PCI-PAN-01", "UNSCREENABLE", "calls/broken.wav: truncated", "readme.pdf"):
         assert expected in shown.out
     assert "6 recordings: 3 with findings, 2 with none, 1 that could not be screened; 2 files skipped." in shown.out
@@ -228,10 +228,10 @@ def test_nothing_found_exits_with_zero(tmp_path: Path) -> None:
     assert (finished.code, "2 with none" in finished.out) == (0, True)
 
 
-def test_nothing_found_but_not_all_screened_exits_with_three(tmp_path: Path) -> None:
+def test_nothing_found_but_not_all_screened_exits_with_four(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine", {"note.txt": NOTE.encode(), "empty.wav": b""})
     finished = scan_here(tmp_path / "home", folder / "empty.wav", "--json")
-    assert (finished.code, finished.verdicts) == (3, {"empty.wav": "UNSCREENABLE"})
+    assert (finished.code, finished.verdicts) == (4, {"empty.wav": "UNSCREENABLE"})
 
 
 def test_a_folder_of_unknown_files_is_told_so(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_file_that_may_not_be_read_is_unscreenable_and_says_what_to_do(tmp_pat
     assert finished.verdicts == {"note.txt": "NO_VIOLATION", "secret.txt": "UNSCREENABLE"}, finished.err
     [secret] = [r for r in finished.document["recordings"] if r["file"] == "secret.txt"]
     assert "the file can't be read (EACCES); check its permissions" in secret["reason"]
-    assert finished.code == 3
+    assert finished.code == 4
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
