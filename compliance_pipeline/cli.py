@@ -336,7 +336,11 @@ def _print_demo(result: "Result") -> None:
         title="Recordings", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for column in ("recording", "kind", "truth", "verdict", "at", "flagged"):
-        table.add_column(column, justify="right" if column in ("at", "flagged") else "left")
+        table.add_column(
+            column,
+            justify="right" if column in ("at", "flagged") else "left",
+            min_width=17 if column == "truth" else None,
+        )
     for o in result.outcomes:
         same = "✓" if o.verdict == o.truth else o.verdict
         table.add_row(

@@ -4,14 +4,17 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 import httpx
 
+from compliance_pipeline.contracts.policy import Action
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.intake.inbox import Inbox, State
+from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.stack import Stack, StackError
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
@@ -150,6 +153,11 @@ def collect(stack: Stack, seconds: float) -> Result:
     )
 
 
+@cache
+def _violations_with_a_callback() -> set[str]:
+    return {rule.violation_type for rule in load_policy().rules if Action.SUPERVISOR_CALLBACK in rule.actions}
+
+
 def _outcome(
     truth: Mapping[str, Any], verdicts: list[dict[str, Any]], seen: Mapping[str, Any], flagged_at: datetime | None
 ) -> Outcome:
@@ -185,8 +193,9 @@ def _faults(truth: Mapping[str, Any], verdicts: list[dict[str, Any]], seen: Mapp
     flagged = expected in (VerdictValue.VIOLATION_DETECTED, VerdictValue.REVIEW_REQUIRED)
     if len(seen["workItems"]) != int(flagged):
         yield f"{len(seen['workItems'])} work items in place of {int(flagged)}"
-    if seen["callbacks"] > 1:
-        yield f"double: {seen['callbacks']} callbacks"
+    called_back = int(truth["violationType"] in _violations_with_a_callback())
+    if seen["callbacks"] != called_back:
+        yield f"{seen['callbacks']} callbacks in place of {called_back}"
     if flagged and seen["tags"].get("compliance_status") != expected:
         yield f"tagged {seen['tags'].get('compliance_status')} in place of {expected}"
     if not flagged and "compliance_status" in seen["tags"]:
