@@ -186,6 +186,7 @@ ONE_GO_PAUSE_S = 1.5
 """A longer pause parts what was said: 'my order is ...', the agent's question, '... and my phone is ...' would
 otherwise be one number as long as a card's."""
 CARD_ACROSS_PAUSES = 0.7
+STRAY, APART_S = 0.7, 0.5
 FEWEST_UNVERIFIED = 12
 _PIECES_AFTER_CARD = 4
 """How many entries after a card number are looked at for its code: expiry, postcode, a menu key, the code."""
@@ -225,18 +226,31 @@ def spoken_candidates(runs: Sequence[Sequence[Symbol]]) -> list[Candidate]:
     found = []
     for run in runs:
         pieces = _entries(run, ONE_GO_PAUSE_S)
-        cards = [_card(piece[start:end], sure) for piece in pieces for start, end, sure in _spoken_in(piece)]
+        cards = [card for piece in pieces for card in _spoken_cards(_unstray(piece)) or _spoken_cards(piece)]
         cards = cards or [_card(joined, CARD_ACROSS_PAUSES) for joined in _joined_cards(pieces)]
         found += cards or [_unverified(piece) for piece in pieces if len(piece) >= FEWEST_UNVERIFIED]
     return found
 
 
-def _spoken_in(piece: Sequence[Symbol]) -> list[tuple[int, int, float]]:
+def _spoken_cards(piece: Sequence[Symbol]) -> list[Candidate]:
     digits = _text(piece)
     return [
-        (start, end, SPOKEN_CARD if start == 0 or end == len(digits) else SPOKEN_CARD - 0.1)
+        _card(piece[start:end], SPOKEN_CARD if start == 0 or end == len(digits) else SPOKEN_CARD - 0.1)
         for start, end in card_numbers(digits)
     ]
+
+
+def _unstray(piece: Sequence[Symbol]) -> Sequence[Symbol]:
+    """Without doubtful digits that stand apart at either end: a word before the number that sounds like a digit.
+
+    With it, one number in ten verifies a digit too early.
+    """
+    first, last = 0, len(piece) - 1
+    while first < last and piece[first].confidence < STRAY and piece[first + 1].start - piece[first].end > APART_S:
+        first += 1
+    while first < last and piece[last].confidence < STRAY and piece[last].start - piece[last - 1].end > APART_S:
+        last -= 1
+    return piece[first : last + 1]
 
 
 def _joined_cards(pieces: Sequence[Sequence[Symbol]]) -> list[list[Symbol]]:

@@ -12,6 +12,7 @@ from compliance_pipeline.screening.findings import Symbol
 from compliance_pipeline.screening.numbers import (
     Candidate,
     card_numbers,
+    card_spans,
     iin_brand,
     luhn_ok,
     mask_all,
@@ -215,6 +216,15 @@ def test_two_numbers_with_a_pause_between_are_not_one_number() -> None:
     assert summary(spoken_candidates([keyed("123456  012345678901")])) == [(LENGTH, 12, None)]
     # 41111111 and 1111111199 said apart: a card number lies across the pause, but with digits to spare
     assert summary(spoken_candidates([keyed(f"{VISA[:8]}  {VISA[8:]}99")])) == []
+
+
+def test_a_doubtful_digit_that_stands_apart_does_not_shift_the_number() -> None:
+    stray, said = "5", "4732983868533591"
+    assert {(0, 16), (1, 17)} <= set(card_spans(stray + said)), "the first 16 of the 17 verify as well"
+    [card] = spoken_candidates([[*keyed(stray, confidence=0.5), *keyed(said, start=1.2)]])
+    assert (card.kind, card.digits_count, card.start_s) == (CARD, 16, 1.2)
+    # Clear or close by, it is one of the digits that were said.
+    assert spoken_candidates([[*keyed(stray, confidence=0.99), *keyed(said, start=1.2)]])[0].start_s == 0.0
 
 
 def test_a_card_number_said_with_a_pause_is_found_but_less_sure() -> None:
