@@ -333,6 +333,7 @@ inbox.ping()
 
 CLAIM = """
 import sys
+import time
 from datetime import datetime, timedelta
 from compliance_pipeline.intake.inbox import Inbox
 inbox = Inbox(sys.argv[1])
@@ -342,6 +343,7 @@ sys.stdin.readline()
 taken = []
 while items := inbox.claim(sys.argv[4], f"{sys.argv[2]}-{len(taken)}", now, timedelta(seconds=60), 2):
     taken += [item.recording_id for item in items]
+    time.sleep(0.005)  # SQLite's lock is not fair: without a pause, one process may get it every time
 print(*taken)
 """
 
