@@ -19,14 +19,30 @@ class FindingKind(StrEnum):
     """12 or more digits in one breath that do not verify as a card number: misread, cut, or something else."""
     CARD_VERIFICATION_CODE = "card_verification_code"
     """3-4 digits after a cue such as 'CVV', or keyed right after a card number."""
+    CARD_PIN = "card_pin"
+    """4-6 digits after a cue such as 'PIN' or 'passcode for the card'."""
     GOVERNMENT_ID = "government_id"
-    """A US social security number in a valid area, group and serial."""
+    """A US social security number in a valid area, group and serial; another state's identifier with a valid check."""
+    HEALTH_ID = "health_id"
+    """An identifier of a health service or insurer with a valid check (NHS number, Medicare)."""
+    BANK_ACCOUNT = "bank_account"
+    """An IBAN with valid check digits."""
+    PHONE_NUMBER = "phone_number"
+    EMAIL_ADDRESS = "email_address"
+    PHRASE = "phrase"
+    """Words of the policy pack's lexicon; `Finding.phrase` says which entry."""
 
 
 class Detector(StrEnum):
+    """What found it: keyed tones, spoken digits, numbers in text, phrases in text.
+
+    Text is a chat, an e-mail, or the transcript of a call.
+    """
+
     TONES = "tones"
     DIGITS = "digits"
     TEXT = "text"
+    PHRASES = "phrases"
 
 
 class Severity(StrEnum):

@@ -12,12 +12,15 @@ class VerdictValue(StrEnum):
 
     REVIEW_REQUIRED: something was found that the rules can't settle, a person must.
     UNSCREENABLE: the media could not be screened (damaged, gone); never to be read as clean.
+    UNDETERMINED: nothing was found, but a rule that applies could not be decided (it needs a transcript, and there is
+    none); never to be read as clean either.
     """
 
     VIOLATION_DETECTED = "VIOLATION_DETECTED"
     REVIEW_REQUIRED = "REVIEW_REQUIRED"
     NO_VIOLATION = "NO_VIOLATION"
     UNSCREENABLE = "UNSCREENABLE"
+    UNDETERMINED = "UNDETERMINED"
 
 
 class RecommendedAction(StrEnum):

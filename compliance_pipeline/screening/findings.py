@@ -24,6 +24,9 @@ class Finding:
 
     masked: card numbers at most BIN (6) and last four, everything else fully masked (PCI DSS 4.0.1, 3.4.1).
     speaker: 'agent', 'customer' or the channel's index ('0', '1') where the platform does not say.
+    fingerprint: keyed digest of the number (PCI DSS 4.0.1, 3.5.1.1), the same wherever it is said again.
+    phrase: the lexicon's entry, for `PHRASE` only.
+    located: False where start and end are not those of what was found, only of where it must lie behind.
     """
 
     kind: FindingKind
@@ -33,3 +36,6 @@ class Finding:
     end_ms: int
     confidence: float
     masked: str
+    fingerprint: str | None = None
+    phrase: str | None = None
+    located: bool = True

@@ -29,12 +29,13 @@ class UnreadableTranscript(Exception):
 class Turn:
     """One message or utterance. speaker: 'agent', 'customer', or '0', '1' ... where the role is not given.
 
-    start_ms: from the first message; 0 where the transcript has no times.
+    start_ms: from the first message; 0 where the transcript has no times. end_ms: of an utterance, where it is known.
     """
 
     speaker: str
     start_ms: int
     text: str
+    end_ms: int | None = None
 
     def __repr__(self) -> str:
         return f"Turn({self.speaker!r}, {self.start_ms} ms, <{len(self.text)} characters>)"
