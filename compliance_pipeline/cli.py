@@ -388,8 +388,8 @@ def inbox(
 
         compliance inbox --retry
     """
+    from compliance_pipeline.clock import utc_now
     from compliance_pipeline.intake.inbox import Inbox
-    from compliance_pipeline.steps import utc_now
 
     letters = Inbox(settings_or_exit().inbox_database_url)
     letters.create()

@@ -3,21 +3,23 @@
 Dagster's assets and the tests call these; nothing here knows of Dagster. Each step can be killed and run again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from logging import getLogger
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from compliance_pipeline.clock import Clock, utc_now
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.contracts.policy import PolicyPack, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.intake.hours import hour_of
 from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, Refused
 from compliance_pipeline.remediation.execute import Queues, execute
-from compliance_pipeline.remediation.plan import PlannedAction, Violation, plan
+from compliance_pipeline.remediation.plan import PlannedAction, Violation, idempotency_key, plan
 from compliance_pipeline.screening.engine import Screening, engine_version, screen_recording
 from compliance_pipeline.screening.policy import RuleHit, deciding_hit, evaluate, judge
 from compliance_pipeline.warehouse.tables import (
@@ -52,12 +54,6 @@ FOLDER = "folder"
 TRIGGER_TAG = "compliance/trigger"
 TRIGGERED_BY_INBOX = "inbox"
 """Tag of runs that are for what is new in the inbox; any other run is for the whole partition."""
-
-Clock = Callable[[], datetime]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(slots=True)
@@ -151,11 +147,15 @@ def _recording_row(item: "InboxItem", hour: datetime, now: datetime) -> Recordin
     )
 
 
+GivenBack = Literal["deferred", "dead", "left"]
+"""What became of a recording that got no verdict: due again later, given up on, or left as it was settled before."""
+
+
 @dataclass(slots=True)
 class ScreenReport:
-    """What became of a batch. Recordings by verdict; how many were judged before, deferred, or given up on.
+    """What became of a batch. Recordings by verdict; how many were judged before, or got none.
 
-    left: settled before and could not be judged again; what was said of them stands.
+    given_back: by what became of those without a verdict (see `GivenBack`).
     """
 
     verdicts: dict[str, int] = field(default_factory=dict)
@@ -163,9 +163,7 @@ class ScreenReport:
     media_bytes: int = 0
     media_rows: int = 0
     known: int = 0
-    deferred: int = 0
-    dead: int = 0
-    left: int = 0
+    given_back: Counter[GivenBack] = field(default_factory=Counter)
     fetch_s: float = 0.0
     analysis_s: float = 0.0
     first_finding_s: list[float] = field(default_factory=list)
@@ -234,18 +232,21 @@ def _outcome(
     except Refused as error:
         # A platform's permissions are mended by people, who need minutes; a file's refusal is for good.
         tries = 1 if item.source == FOLDER else None
-        _give_back(pipeline, batch, item, str(error), report, LONGEST_BACKOFF_S, tries)
+        report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S, tries)] += 1
     except PlatformError as error:
-        _give_back(pipeline, batch, item, str(error), report)
+        report.given_back[_give_back(pipeline, batch, item, str(error))] += 1
     except _EngineHeld as held:
         now = pipeline.clock()
         due = now + timedelta(seconds=held.for_s)
         why = "the engine's circuit breaker is open"
-        report.deferred += pipeline.inbox.defer(item.recording_id, batch.owner, due, why, now, tried=False)
+        report.given_back["deferred"] += pipeline.inbox.defer(
+            item.recording_id, batch.owner, due, why, now, tried=False
+        )
     except Exception as error:
         # The text of an unforeseen exception may quote what was screened: only its type is kept.
         log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
-        _give_back(pipeline, batch, item, f"engine failed with {type(error).__qualname__}", report)
+        why = f"engine failed with {type(error).__qualname__}"
+        report.given_back[_give_back(pipeline, batch, item, why)] += 1
     return []
 
 
@@ -303,7 +304,7 @@ def _judge(
 ) -> list[Row]:
     outcome = screened.outcome
     if isinstance(outcome, NotYet):
-        _give_back(pipeline, batch, item, NOT_READY + outcome.why, report, outcome.after_s)
+        report.given_back[_give_back(pipeline, batch, item, NOT_READY + outcome.why, outcome.after_s)] += 1
         return []
     screening = Screening(unscreenable="gone") if isinstance(outcome, Gone) else outcome
     channel = item.recording_event.channel
@@ -434,26 +435,23 @@ def _give_back(
     batch: Batch,
     item: "InboxItem",
     reason: str,
-    report: ScreenReport,
     after_s: float | None = None,
     tries: int | None = None,
-) -> None:
+) -> GivenBack:
     """Back to the inbox with a due time; to the dead letters after the last try, with the reason."""
     from compliance_pipeline.intake.inbox import State
 
     now = pipeline.clock()
     if item.state is not State.CLAIMED:
         log.warning("recording %s was settled before and stays as it is: %s", item.recording_id, reason)
-        report.left += 1
-        return
+        return "left"
     log.warning("recording %s: try %d failed: %s", item.recording_id, item.attempts, reason)
     if item.attempts >= (tries or pipeline.settings.max_attempts):
         pipeline.inbox.dead(item.recording_id, batch.owner, f"gave up after {item.attempts} tries: {reason}", now)
-        report.dead += 1
-        return
+        return "dead"
     wait = after_s if after_s is not None else min(2.0 ** (item.attempts - 1), LONGEST_BACKOFF_S)
     pipeline.inbox.defer(item.recording_id, batch.owner, now + timedelta(seconds=wait), reason, now)
-    report.deferred += 1
+    return "deferred"
 
 
 @dataclass(slots=True)
@@ -498,12 +496,11 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     _add_flagged_times(pipeline, batch)
     judged = _judged(pipeline, batch, engine, list(items))
     report.settled = pipeline.inbox.done(sorted(judged - failed.keys()), batch.owner, pipeline.clock())
-    unused = ScreenReport()
     for recording_id in sorted(items.keys() - judged):
         # Claimed, yet judged by another version of the engine or in another hour only: not to be held for ever.
-        _give_back(pipeline, batch, items[recording_id], "no verdict of this engine in this hour", unused)
+        _give_back(pipeline, batch, items[recording_id], "no verdict of this engine in this hour")
     for recording_id, reason in failed.items():
-        _give_back(pipeline, batch, items[recording_id], reason, unused)
+        _give_back(pipeline, batch, items[recording_id], reason)
     return report
 
 
@@ -520,7 +517,7 @@ def _violations(
             Violation(**row | {"verdict": VerdictValue(row["verdict"]), "severity": Severity(row["severity"])})
         )
         for action in actions:
-            key = f"{row['recording_id']}/{row['rule_id']}/{action['action']}"
+            key = idempotency_key(row["recording_id"], row["rule_id"], action["action"])
             history[key] = (action["status"], action["revision"])
     return violations, history
 

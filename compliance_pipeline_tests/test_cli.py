@@ -8,10 +8,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from compliance_pipeline.cli import app, offset
+from compliance_pipeline.clock import utc_now
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.inbox import Inbox, State
 from compliance_pipeline.sandbox.calls import Kind
-from compliance_pipeline.steps import utc_now
 from compliance_pipeline_tests.workshop import incoming, recording
 
 COMMANDS = ("up", "receiver", "sandbox", "scan", "demo", "inbox")

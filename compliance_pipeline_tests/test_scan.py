@@ -14,12 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from compliance_pipeline.cli import app
+from compliance_pipeline.clock import utc_now
 from compliance_pipeline.intake.inbox import Inbox, State
 from compliance_pipeline.sandbox.calls import Container, Damage, Kind, make_recording
 from compliance_pipeline.scan import ScanInProgress, ScanResult, scan
 from compliance_pipeline.screening.policy import DEFAULT_PACK
 from compliance_pipeline.settings import Settings
-from compliance_pipeline.steps import utc_now
 from compliance_pipeline_tests.canaries import Canaries
 from compliance_pipeline_tests.intake.samples import incoming
 from compliance_pipeline_tests.workshop import ENDED_AT, recording
@@ -293,7 +293,7 @@ from compliance_pipeline import scan as scans
 from compliance_pipeline.intake.inbox import Inbox
 from compliance_pipeline.platforms import folder
 from compliance_pipeline.settings import Settings
-from compliance_pipeline.steps import utc_now
+from compliance_pipeline.clock import utc_now
 from datetime import timedelta
 
 settings = Settings(home=Path(sys.argv[2]) / "scan")

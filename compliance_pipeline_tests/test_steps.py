@@ -62,7 +62,7 @@ def test_a_mixed_batch_ends_in_the_verdicts_and_actions_that_its_truth_asks_for(
     ], "newest first"
     report = steps.screen_batch(shop.pipeline, batch)
     assert report.verdicts == {"VIOLATION_DETECTED": 5, "NO_VIOLATION": 1, "UNSCREENABLE": 1}
-    assert (report.known, report.deferred, report.dead, report.left) == (0, 0, 0, 0)
+    assert (report.known, report.given_back) == (0, {})
     assert report.media_rows == len(MIXED)
     assert report.media_bytes == sum(len(one.media) for one in MIXED)
     remediated = steps.remediate_batch(shop.pipeline, batch)
@@ -170,6 +170,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from compliance_pipeline import steps
+from compliance_pipeline.clock import utc_now
 from compliance_pipeline.intake.inbox import Inbox
 from compliance_pipeline.platforms import guide
 from compliance_pipeline.screening.policy import load_policy
@@ -179,7 +180,7 @@ from compliance_pipeline.warehouse.warehouse import Warehouse
 settings = Settings()
 pipeline = steps.Pipeline(settings, Inbox(settings.inbox_database_url), Warehouse(settings.warehouse_path),
                           guide.from_settings(settings), load_policy())
-batch = steps.Batch(sys.argv[1], "run", "run-1", False, steps.utc_now())
+batch = steps.Batch(sys.argv[1], "run", "run-1", False, utc_now())
 steps.claim(pipeline, batch)
 steps.screen_batch(pipeline, batch)
 steps.remediate_batch(pipeline, batch)
@@ -516,7 +517,7 @@ def test_a_settled_recording_that_cannot_be_judged_again_keeps_its_verdict_and_i
     batch = shop.batch(whole_partition=True)
     report = steps.screen_batch(shop.pipeline, batch)
     steps.remediate_batch(shop.pipeline, batch)
-    assert (report.left, report.deferred) == (1, 0)
+    assert report.given_back == {"left": 1}
     assert shop.states()[CARD.recording_id] is State.DONE
     assert len(shop.rows("verdicts")) == 1
 
@@ -597,8 +598,8 @@ def test_claims_are_kept_while_one_recording_takes_longer_than_the_lease(tmp_pat
         assert slow.asked.wait(10)
         claimed = shop.inbox.get(CARD.recording_id)
         assert claimed is not None
-        assert claimed.claim_expires_at is not None
-        first = claimed.claim_expires_at
+        assert claimed.due_at is not None
+        first = claimed.due_at
         until(lambda: (item := shop.inbox.get(CARD.recording_id)) is not None and (item.due_at or first) > first)
         until(lambda: shop.clock() > first + timedelta(seconds=0.2))
         rival = shop.inbox.claim(shop.hour, "another run", shop.clock(), timedelta(seconds=5), 10)

@@ -104,10 +104,6 @@ class InboxItem:
     updated_at: datetime
 
     @property
-    def claim_expires_at(self) -> datetime | None:
-        return self.due_at if self.state is State.CLAIMED else None
-
-    @property
     def recording_event(self) -> RecordingEvent:
         return RecordingEvent.model_validate(self.payload)
 

@@ -10,14 +10,14 @@ from typing import Any
 import dagster as dg
 
 from compliance_pipeline import steps
+from compliance_pipeline.clock import utc_now
 from compliance_pipeline.orchestration.partitions import hourly
 from compliance_pipeline.orchestration.resources import PipelineResource
 from compliance_pipeline.warehouse.warehouse import MARTS
 
 OWNERS = ["team:compliance-engineering"]
 WAREHOUSE_POOL = "warehouse"
-"""One run at a time writes DuckDB. A run over a range of partitions carries no partition tag, so that the limit of
-one run a partition would not keep it apart from a live run; the pool does."""
+"""One run at a time writes DuckDB, whichever partition it is for."""
 
 
 def is_triggered_by_inbox(run: dg.DagsterRun) -> bool:
@@ -33,23 +33,17 @@ def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
         owner=run.root_run_id or run.run_id,
         run_id=run.run_id,
         whole_partition=not is_triggered_by_inbox(run),
-        launched_at=datetime.fromtimestamp(launch_time, UTC) if launch_time else steps.utc_now(),
+        launched_at=datetime.fromtimestamp(launch_time, UTC) if launch_time else utc_now(),
     )
 
 
 def table_metadata(pipeline: steps.Pipeline, table: str, batch: steps.Batch) -> dict[str, Any]:
     """What Dagster shows of a table: its columns, and its rows in this partition."""
-    rows = pipeline.warehouse.select(
-        f"SELECT count(*) AS rows FROM {table} WHERE partition_hour = $hour",  # noqa: S608
-        {"hour": batch.hour},
-    )
-    columns = [
-        dg.TableColumn(name, kind.lower(), description=comment)
-        for name, kind, comment in pipeline.warehouse.columns(table)
-    ]
+    described = pipeline.warehouse.describe(table, batch.hour)
+    columns = [dg.TableColumn(name, kind.lower(), description=comment) for name, kind, comment in described.columns]
     return {
         "dagster/column_schema": dg.TableSchema(columns=columns),
-        "dagster/partition_row_count": rows[0]["rows"],
+        "dagster/partition_row_count": described.rows,
         "dagster/table_name": f"warehouse.main.{table}",
     }
 
@@ -108,8 +102,8 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
         "judged %s; judged before: %d; deferred: %d; dead: %d",
         ", ".join(f"{count} {verdict}" for verdict, count in sorted(report.verdicts.items())) or "none",
         report.known,
-        report.deferred,
-        report.dead,
+        report.given_back["deferred"],
+        report.given_back["dead"],
     )
     shown: dict[str, dict[str, Any]] = {
         "media": {
@@ -121,9 +115,9 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
             **{f"verdicts {verdict}": count for verdict, count in sorted(report.verdicts.items())},
             "findings": report.findings,
             "judged before": report.known,
-            "deferred": report.deferred,
-            "dead letters": report.dead,
-            "not judged again": report.left,
+            "deferred": report.given_back["deferred"],
+            "dead letters": report.given_back["dead"],
+            "not judged again": report.given_back["left"],
             "analysis seconds": round(report.analysis_s, 3),
             "slowest first finding, seconds": round(max(report.first_finding_s, default=0.0), 3),
         },

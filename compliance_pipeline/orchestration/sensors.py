@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from compliance_pipeline.steps import ENGINE_BREAKER, TRIGGER_TAG, TRIGGERED_BY_INBOX, utc_now
+from compliance_pipeline.clock import utc_now
+from compliance_pipeline.steps import ENGINE_BREAKER, TRIGGER_TAG, TRIGGERED_BY_INBOX
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import Inbox, PartitionWork
@@ -121,5 +122,4 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
             )
             for key, work in wanted
         ],
-        cursor=str(max(work.highest_seq for _, work in wanted)),
     )

@@ -28,8 +28,12 @@ class PlannedAction:
 
     @property
     def key(self) -> str:
-        """Idempotency key: the same action for the same rule and recording is done once, whoever tries it."""
-        return f"{self.violation.recording_id}/{self.violation.rule_id}/{self.action}"
+        return idempotency_key(self.violation.recording_id, self.violation.rule_id, self.action)
+
+
+def idempotency_key(recording_id: str, rule_id: str, action: str) -> str:
+    """The same action for the same rule and recording is done once, whoever tries it."""
+    return f"{recording_id}/{rule_id}/{action}"
 
 
 def _gravity(violation: Violation) -> tuple[bool, int, float, int]:

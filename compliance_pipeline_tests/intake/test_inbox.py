@@ -40,7 +40,7 @@ def test_a_stored_event_is_read_back_as_it_came(inbox: Inbox) -> None:
     item = row(inbox)
     assert (item.seq, item.state, item.partition_hour, item.source) == (stored.seq, State.NEW, HOUR, "guide")
     assert (item.available_at, item.received_at, item.ended_at) == (NOON, after(1), event.event.end_time)
-    assert (item.attempts, item.duplicates, item.claimed_by, item.claim_expires_at) == (0, 0, None, None)
+    assert (item.attempts, item.duplicates, item.claimed_by) == (0, 0, None)
     assert item.recording_event == event.event
 
 
@@ -226,7 +226,7 @@ def test_claim_takes_the_newest_first_up_to_the_limit_and_only_of_its_partition(
     taken = inbox.claim(HOUR, "run-1", after(3600), LEASE, 2)
     assert [item.recording_id for item in taken] == ["c", "b"]
     assert {(item.state, item.attempts, item.claimed_by) for item in taken} == {(State.CLAIMED, 1, "run-1")}
-    assert {item.claim_expires_at for item in taken} == {after(3600) + LEASE}
+    assert {item.due_at for item in taken} == {after(3600) + LEASE}
     assert [item.recording_id for item in inbox.claim(HOUR, "run-2", after(3600), LEASE, 10)] == ["a"]
     assert [item.recording_id for item in inbox.claimed("run-1")] == ["c", "b"]
 

@@ -83,7 +83,9 @@ def test_a_run_materialises_all_assets_of_the_hour_with_their_figures_and_answer
     assert {row["run_id"] for row in shop.rows("verdicts")} == {result.run_id}
     for asset, metadata in metadata_of(result).items():
         columns = metadata["dagster/column_schema"].columns
-        assert [(c.name, c.type.upper(), c.description) for c in columns] == shop.warehouse.columns(asset)
+        assert [(c.name, c.type.upper(), c.description) for c in columns] == shop.warehouse.describe(
+            asset, shop.at
+        ).columns
         assert metadata["dagster/partition_row_count"] == len(
             shop.warehouse.select(f"FROM {asset} WHERE partition_hour = $hour", {"hour": shop.at})
         )
