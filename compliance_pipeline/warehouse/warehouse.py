@@ -10,14 +10,13 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from compliance_pipeline.warehouse.tables import Row
 
 if TYPE_CHECKING:
-    import pandas as pd
     from duckdb import DuckDBPyConnection
 
 LOCK_TIMEOUT_S = 60.0
@@ -44,11 +43,30 @@ def _create(connection: "DuckDBPyConnection") -> None:
         known = []
     if known == [(digest,)]:
         return
+    with duckdb.connect() as fresh:
+        fresh.execute(sql("schema"))
+        wanted = _columns(fresh)
     connection.begin()
+    present = _columns(connection)
+    for table in present.keys() & wanted.keys():
+        for name in wanted[table].keys() - present[table].keys():
+            # Rows of before hold nothing here: NOT NULL is for new files only.
+            connection.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" {wanted[table][name]}')
     connection.execute(sql("schema"))
     connection.execute("DELETE FROM schema_digest")
     connection.execute("INSERT INTO schema_digest VALUES ($digest)", {"digest": digest})
     connection.commit()
+
+
+def _columns(connection: "DuckDBPyConnection") -> dict[str, dict[str, str]]:
+    """Table -> column -> type."""
+    tables: dict[str, dict[str, str]] = {}
+    for table, column, kind in connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "JOIN duckdb_tables() USING (database_name, schema_name, table_name) WHERE NOT duckdb_tables.internal"
+    ).fetchall():
+        tables.setdefault(table, {})[column] = kind
+    return tables
 
 
 class Warehouse:
@@ -147,10 +165,6 @@ class Warehouse:
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
-    def frame(self, query: str, parameters: Mapping[str, Any] | None = None) -> "pd.DataFrame":
-        with self.read() as connection:
-            return connection.execute(query, parameters or {}).df()
-
     def refresh_mart(self, mart: str, hour: datetime, **parameters: Any) -> int:
         """Rebuild one hour of a mart; cost follows the rows of the hour. Returns the mart's rows for it."""
         if mart not in MARTS:
@@ -159,11 +173,22 @@ class Warehouse:
             connection.execute(f"DELETE FROM {mart} WHERE partition_hour = $hour", {"hour": hour})  # noqa: S608
             return int(connection.execute(sql(mart), {"hour": hour, **parameters}).fetchall()[0][0])
 
-    def columns(self, table: str) -> list[tuple[str, str, str | None]]:
-        """(name, type, comment) of a table's columns."""
-        rows = self.select(
-            "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = $table "
-            "ORDER BY column_index",
-            {"table": table},
-        )
-        return [(row["column_name"], row["data_type"], row["comment"]) for row in rows]
+    def describe(self, table: str, hour: datetime) -> "Described":
+        with self.read() as connection:
+            columns = connection.execute(
+                "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = $table "
+                "ORDER BY column_index",
+                {"table": table},
+            ).fetchall()
+            (rows,) = connection.execute(
+                f"SELECT count(*) FROM {table} WHERE partition_hour = $hour",  # noqa: S608
+                {"hour": hour},
+            ).fetchall()
+        return Described(columns, rows[0])
+
+
+class Described(NamedTuple):
+    """A table's columns as (name, type, comment), and its rows of one hour."""
+
+    columns: list[tuple[str, str, str | None]]
+    rows: int

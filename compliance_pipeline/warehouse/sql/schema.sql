@@ -251,10 +251,10 @@ CREATE TABLE IF NOT EXISTS schema_digest (digest VARCHAR PRIMARY KEY);
 COMMENT ON TABLE schema_digest IS 'SHA-256 of the schema that this file was brought up to.';
 COMMENT ON COLUMN schema_digest.digest IS 'One row.';
 
-CREATE VIEW IF NOT EXISTS latest_verdicts AS
+CREATE OR REPLACE VIEW latest_verdicts AS
 SELECT * FROM verdicts
 QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id ORDER BY judged_at DESC) = 1;
 
-CREATE VIEW IF NOT EXISTS latest_remediations AS
+CREATE OR REPLACE VIEW latest_remediations AS
 SELECT * FROM remediations
 QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id, rule_id, action ORDER BY revision DESC) = 1;
