@@ -1,21 +1,23 @@
 """The text detectors, on tables of real-world spellings, properties, and seeded messages with known truth."""
 
-import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.text import UNITS, Found, Labelled, corpus, ours, scores, verdicts, with_check_digit
 from compliance_pipeline.contracts.policy import Detector, FindingKind
 from compliance_pipeline.screening.findings import Finding
-from compliance_pipeline.screening.numbers import luhn_ok
+from compliance_pipeline.screening.fingerprint import fingerprints
 from compliance_pipeline.screening.text import screen_text
 from compliance_pipeline.screening.transcripts import Transcript, Turn
 
 CARD, CODE, SSN = FindingKind.CARD_NUMBER, FindingKind.CARD_VERIFICATION_CODE, FindingKind.GOVERNMENT_ID
+PIN = FindingKind.CARD_PIN
 ACCUSES = 0.8
 """The confidence from which the default pack calls a card number a violation."""
 
@@ -44,6 +46,8 @@ def kinds(*turns: str | tuple[str, int, str]) -> list[FindingKind]:
         "4-1-1-1-1-1-1-1-1-1-1-1-1-1-1-1",
         "4111 1111\n1111 1111",
         "4111 1111 11\n11 1111",
+        "> you wrote:\n> my card is 4111 1111\n> 1111 1111\n\nthanks",
+        ">> 4111 1111\n>> 1111 1111",
         "4111, 1111, 1111, 1111",
         "４１１１ １１１１ １１１１ １１１１",
         "٤١١١ ١١١١ ١١١١ ١١١١",
@@ -115,7 +119,7 @@ def test_a_card_number_is_found_however_it_is_written(text: str) -> None:
     ],
 )
 def test_other_numbers_are_not_card_numbers(text: str) -> None:
-    assert kinds(text) == []
+    assert CARD not in kinds(text)
 
 
 def test_a_word_that_has_had_its_number_says_nothing_of_the_next() -> None:
@@ -166,8 +170,8 @@ def test_a_verification_code_is_found_after_its_cue(text: str) -> None:
         "my zip is 9410 and the house is 221",
         "press 123 for billing",
         "it costs $250, cvv not needed",
-        "your pin is 1234",
         "the code on the back of the box is AB123",
+        "the code on the back of the router is 482",
     ],
 )
 def test_other_short_numbers_are_not_verification_codes(text: str) -> None:
@@ -212,7 +216,7 @@ def test_a_social_security_number_is_found(text: str, sure: bool) -> None:
     ],
 )
 def test_what_can_not_be_a_social_security_number_is_left(text: str) -> None:
-    assert kinds(text) == []
+    assert SSN not in kinds(text)
 
 
 def test_a_number_split_over_messages_is_found_once_and_its_read_back_adds_nothing() -> None:
@@ -264,24 +268,6 @@ def test_several_numbers_come_in_the_order_in_which_they_were_said() -> None:
 
 BINS = ("4", "51", "55", "2221", "2720", "6011", "65", "3528")
 SEPARATORS = ("", " ", "-", ".", "  ", " - ", "\n", "\u200b", "\u2013", ", ", "/", "_", "\u00a0")
-TEEN_WORDS = (
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-)
-TENS_WORDS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-UNIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-def with_check_digit(payload: str) -> str:
-    return next(payload + check for check in "0123456789" if luhn_ok(payload + check))
 
 
 @st.composite
@@ -310,10 +296,10 @@ def test_any_card_said_in_words_is_found(card: str, data: st.DataObject) -> None
     while at < 16:
         pair, digit = card[at : at + 2], int(card[at])
         if len(pair) == 2 and pair[0] == pair[1] and data.draw(st.booleans()):
-            words.append("double " + (data.draw(st.sampled_from(["oh", "zero"])) if digit == 0 else UNIT_WORDS[digit]))
+            words.append("double " + (data.draw(st.sampled_from(["oh", "zero"])) if digit == 0 else UNITS[digit]))
             at += 2
         else:
-            words.append(data.draw(st.sampled_from([UNIT_WORDS[digit], card[at]])))
+            words.append(data.draw(st.sampled_from([UNITS[digit], card[at]])))
             at += 1
     said = data.draw(st.sampled_from([" ", ", ", " uh "])).join(words)
     found = screen(said)
@@ -368,165 +354,232 @@ def test_a_megabyte_of_bait_is_finished() -> None:
     assert kinds("4 1 1 1-four" * 80_000) == []
 
 
-# Messages with known truth
+# PINs
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """A message and what it gives away. `told`: the words say that another kind of number follows."""
-
-    text: str
-    kind: FindingKind | None
-    decoy: str = ""
-
-
-ORDINARY_CHAT = (
-    "Hello there, thanks for getting in touch with us today.",
-    "I was wondering whether you could help me with a recent purchase, because it has not arrived yet.",
-    "Sure, let me have a look at that for you, it may take one or two minutes.",
-    "The delivery was promised for Tuesday and nobody came, so I waited at home the whole day for nothing.",
-    "I am sorry to hear that, we will put it right as soon as we can.",
-    "Can I change the address on my account before it goes out again?",
-    "You were charged twice, once on the 3rd and once on the 5th, and one of the two will be given back.",
-    "Our shop is open from 9 to 5, and until 8 on Thursdays.",
-    "Is there anything else that I can do for you, or shall I close this conversation?",
-    "No, that was all, thank you so much for your patience and have a lovely weekend!",
+@pytest.mark.parametrize(
+    ("text", "digits"),
+    [
+        ("my pin is 1234", 4),
+        ("PIN: 4821", 4),
+        ("the pin number for my debit card is four eight two one", 4),
+        ("passcode for the card is 482193", 6),
+        ("card pin 4 8 2 1", 4),
+        ("4821 is my pin", 4),
+    ],
 )
+def test_a_pin_is_found_after_its_cue(text: str, digits: int) -> None:
+    assert [(f.kind, f.confidence >= 0.75, f.masked) for f in screen(text)] == [(PIN, True, "*" * digits)]
 
 
-def _words_of(rng: random.Random, card: str) -> str:
-    words = []
-    at = 0
-    while at < len(card):
-        digit, pair = int(card[at]), card[at : at + 2]
-        if len(pair) == 2 and pair[0] == pair[1] and rng.random() < 0.7:
-            words.append(f"double {UNIT_WORDS[digit] if digit else 'oh'}")
-            at += 2
-        elif len(pair) == 2 and pair > "10" and pair[1] != "0" and rng.random() < 0.3:
-            words.append(_two_digits(int(pair)))
-            at += 2
-        else:
-            words.append(rng.choice(["oh", "zero"]) if digit == 0 else UNIT_WORDS[digit])
-            at += 1
-    return rng.choice([" ", " ", ", "]).join(words)
+def test_a_pin_answers_the_question_before() -> None:
+    assert kinds(("agent", 0, "And what is the PIN of your card?"), ("customer", 2_000, "4821")) == [PIN]
 
 
-def _two_digits(value: int) -> str:
-    if value < 20:
-        return TEEN_WORDS[value - 10]
-    return f"{TENS_WORDS[value // 10 - 2]} {UNIT_WORDS[value % 10]}"
-
-
-_STYLES: tuple[Callable[[random.Random, str], str], ...] = (
-    lambda rng, s: s,
-    lambda rng, s: "-".join(s[i : i + 4] for i in range(0, len(s), 4)),
-    lambda rng, s: " ".join(s[i : i + 4] for i in range(0, len(s), 4)),
-    lambda rng, s: ".".join(s[i : i + 4] for i in range(0, len(s), 4)),
-    lambda rng, s: " ".join(s),
-    lambda rng, s: f"{s[:4]}  {s[4:8]} - {s[8:12]} {s[12:]}",
-    lambda rng, s: f"{s[:6]} {s[6:]}",
-    lambda rng, s: "\n".join(s[i : i + 4] for i in range(0, len(s), 4)),
-    lambda rng, s: s.translate({ord("0") + d: 0xFF10 + d for d in range(10)}),
-    lambda rng, s: "\u200b".join(s[i : i + 4] for i in range(0, len(s), 4)),
-    lambda rng, s: f"{s[:4]} {s[4:10]} {s[10:]}",
-    lambda rng, s: ", ".join(s[i : i + 4] for i in range(0, len(s), 4)),
-    _words_of,
-    _words_of,
-    lambda rng, s: f"{s[:8]} {_words_of(rng, s[8:])}",
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the pin for the door is 1234",
+        "my sim pin is 1234",
+        "pin code 400001, Mumbai, is the postal address",
+        "the voicemail pin is 4821",
+        "connect pin 4 to pin 12",
+        "drop a pin at 4821 Main Street for the delivery",
+        "wifi pin 482193",
+    ],
 )
-_SSN_STYLES: tuple[Callable[[str], str], ...] = (
-    lambda s: f"{s[:3]}-{s[3:5]}-{s[5:]}",
-    lambda s: f"{s[:3]} {s[3:5]} {s[5:]}",
-    lambda s: s,
-    lambda s: f"{s[:3]}.{s[3:5]}.{s[5:]}",
+def test_other_pins_are_left(text: str) -> None:
+    assert PIN not in kinds(text)
+
+
+# Corrections and read-backs
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        ("4111 1111 1111 1112, no, sorry, 1111",),
+        ("four one one one one one one one one one one one one one one five, no, sorry, one",),
+        ("4 1 1 1 1 1 1 1 1 1 1 7 wait no 1 1 1 1 1",),
+        ("4111 1112, correction, 1111 1111 1111",),
+    ],
 )
+def test_a_slip_that_is_put_right_does_not_hide_the_number(turns: tuple[str, ...]) -> None:
+    assert [finding.masked for finding in screen(*turns) if finding.kind is CARD] == ["411111******1111"]
 
 
-def labelled_messages(seed: int, count: int) -> list[Labelled]:
-    """Chat messages, 18% with a card number, 8% with a social security number, 6% with a code, 40% with a decoy."""
-    rng = random.Random(seed)
+def test_a_correction_may_come_in_the_next_turn_within_a_minute() -> None:
+    def said(at: int) -> list[str]:
+        return [
+            f.masked
+            for f in screen(
+                ("customer", 0, "it's four one one one, one one one one, one one one one, one one one five"),
+                ("agent", at - 1_000, "one one one five?"),
+                ("customer", at, "no, sorry, one"),
+            )
+            if f.kind is CARD
+        ]
 
-    def digits(length: int) -> str:
-        return "".join(rng.choice("0123456789") for _ in range(length))
+    assert said(20_000) == ["411111******1111"]
+    assert said(70_000) == []
 
-    def card() -> str:
-        if rng.random() < 0.15:
-            return with_check_digit(rng.choice(["34", "37"]) + digits(12))
-        start = rng.choice(["4", "4", "51", "54", "2221", "2720", "6011", "65", "3530"])
-        return with_check_digit(start + digits(15 - len(start)))
 
-    def ssn() -> str:
-        area = rng.choice([number for number in range(1, 900) if number != 666])
-        return f"{area:03d}{rng.randint(1, 99):02d}{rng.randint(1, 9999):04d}"
+def test_a_read_back_by_the_same_voice_does_not_hide_the_number() -> None:
+    found = screen(("0", 0, "4111 1111"), ("0", 4_000, "4111 1111"), ("0", 8_000, "1111 1111"))
+    assert [finding.masked for finding in found] == ["411111******1111"]
 
-    def phone() -> str:
-        return rng.choice([f"+1 415 555 0{digits(3)}", f"(212) 555-0{digits(3)}", f"020 7946 0{digits(3)}"])
 
-    decoys: tuple[tuple[str, Callable[[], str]], ...] = (
-        ("order", lambda: f"order {digits(16)}"),
-        ("order4", lambda: f"my order number is 4{digits(15)}"),
-        ("tracking", lambda: f"tracking 1Z{digits(16)}"),
-        ("tracking20", lambda: f"tracking number {digits(20)}"),
-        ("phone", lambda: f"call me on {phone()} or {phone()}"),
-        ("invoice", lambda: f"invoice {digits(9)} and {digits(8)}"),
-        ("zip", lambda: f"zip {digits(5)}-{digits(4)}"),
-        ("uuid", lambda: f"{rng.getrandbits(128):032x}"),
-        ("uuid", lambda: "-".join(f"{rng.getrandbits(4 * n):0{n}x}" for n in (8, 4, 4, 4, 12))),
-        (
-            "time",
-            lambda: f"at 2026-0{rng.randint(1, 9)}-1{digits(1)} 1{digits(1)}:3{digits(1)}:4{digits(1)}.{digits(3)}",
-        ),
-        ("epoch", lambda: f"1{digits(12)}"),
-        ("stamp", lambda: f"log 2026{digits(10)}"),
-        ("amount", lambda: f"that is $1,{digits(3)},{digits(3)}.{digits(2)}"),
-        ("imei", lambda: f"imei {with_check_digit('35' + digits(12))}"),
-        ("iccid", lambda: f"sim {with_check_digit('8944' + digits(14))}"),
-        ("iban", lambda: f"iban DE{digits(2)} {digits(4)} {digits(4)} {digits(4)} {digits(4)} {digits(2)}"),
-        ("bare", lambda: f"it says {digits(16)} on the box"),
-        ("otp", lambda: f"the code we texted you is {digits(rng.choice([4, 6]))}"),
-        ("lots", lambda: "sizes " + " ".join(str(rng.randint(1, 60)) for _ in range(12))),
+def test_a_finding_ends_where_its_last_turn_ends_if_that_is_known() -> None:
+    turns = (
+        Turn("customer", 1_000, "4111 1111", 3_000),
+        Turn("agent", 3_500, "yes", 3_800),
+        Turn("customer", 4_000, "1111 1111", 7_500),
     )
-    messages = []
-    for _ in range(count):
-        said = rng.choice(ORDINARY_CHAT)
-        draw = rng.random()
-        if draw < 0.18:
-            lead = rng.choice([" my card is ", " card number: ", " here you go ", " ", " it's "])
-            written = rng.choice(_STYLES)(rng, card())
-            messages.append(Labelled(said + lead + written + rng.choice([" thanks", " exp 04/27", "", "."]), CARD))
-        elif draw < 0.26:
-            lead = rng.choice([" ssn ", " my social security number is ", " social: "])
-            messages.append(Labelled(said + lead + rng.choice(_SSN_STYLES)(ssn()), SSN))
-        elif draw < 0.32:
-            lead = rng.choice([" cvv ", " the security code is ", " cvc: ", " the 3 digits on the back are "])
-            code = digits(3)
-            messages.append(Labelled(said + lead + rng.choice([code, " ".join(code), _words_of(rng, code)]), CODE))
-        elif draw < 0.72:
-            name, make = rng.choice(decoys)
-            messages.append(Labelled(f"{said} {make()} {rng.choice(['thanks', 'ok?', ''])}", None, name))
-        else:
-            messages.append(Labelled(said, None))
-    return messages
+    [card] = screen_text(Transcript(turns))
+    assert (card.start_ms, card.end_ms) == (1_000, 7_500)
 
 
-def score(found: list[set[FindingKind]], messages: list[Labelled], kind: FindingKind) -> tuple[float, float]:
-    """(precision, recall) for a kind."""
-    pairs = list(zip(found, messages, strict=True))
-    hits = sum(kind in got and message.kind is kind for got, message in pairs)
-    flagged = sum(kind in got for got, _ in pairs)
-    true = sum(message.kind is kind for message in messages)
-    return hits / max(1, flagged), hits / max(1, true)
+def test_the_same_number_has_the_same_fingerprint_however_it_is_written() -> None:
+    fingerprint = fingerprints("a key of the test")
+    texts = ["4111 1111 1111 1111", "four " + "one " * 15, "４１１１-1111-1111-1111"]
+    found = [screen_text(Transcript((Turn("customer", 0, text),)), fingerprint) for text in texts]
+    assert {finding.fingerprint for [finding] in found} == {fingerprint(CARD, "4111111111111111")}
 
 
-def kinds_found(text: str, at_least: float) -> set[FindingKind]:
-    return {finding.kind for finding in screen(text) if finding.confidence >= at_least}
+@pytest.mark.parametrize("glued", ["card4111111111111111", "visa4111111111111111", "4111111111111111exp 04/27"])
+def test_a_number_stuck_to_its_name_is_found(glued: str) -> None:
+    assert kinds(glued) == [CARD]
 
 
-@pytest.mark.parametrize(("kind", "precision", "recall"), [(CARD, 0.98, 0.995), (CODE, 0.99, 0.99), (SSN, 0.99, 0.99)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pids 4111, 1111, 1111, 1111, 1112",
+        "gift card 4111 1111 1111 1111",
+        "loyalty card 4111111111111111",
+        "4111111111111111 is my order number",
+    ],
+)
+def test_numbers_that_are_called_something_else_are_doubted(text: str) -> None:
+    assert [finding.confidence < 0.75 for finding in screen(text)] == [True]
+
+
+# Hostile and harmless text, generated
+
+
+@st.composite
+def hostile(draw: st.DrawFn, card: str) -> str:
+    """A card number with digits of other scripts, invisible characters and odd separators."""
+    zeros = st.sampled_from([0x30, 0x30, 0x30, 0xFF10, 0x660, 0x966])
+    invisible = st.sampled_from(["", "", "", "\u200b", "\u200d", "\u2060", "\ufeff", "\u00ad"])
+    between = draw(st.sampled_from(["", " ", "-", "\u2011", "\u00a0", "\u2009", "."]))
+    written = []
+    for at, digit in enumerate(card):
+        written.append((between if at and at % 4 == 0 else "") + draw(invisible) + chr(draw(zeros) + int(digit)))
+    return "".join(written)
+
+
+@given(cards(), st.data())
+@settings(max_examples=150)
+def test_no_disguise_hides_a_card_number(card: str, data: st.DataObject) -> None:
+    found = screen(f"here: {data.draw(hostile(card))} ok")
+    assert f"{card[:6]}******{card[-4:]}" in [finding.masked for finding in found if finding.kind is CARD]
+
+
+@given(cards(), st.lists(st.integers(1, 15), min_size=1, max_size=3, unique=True), st.booleans())
+@settings(max_examples=150)
+def test_a_card_number_split_over_turns_anywhere_is_found(card: str, cuts: list[int], echoed: bool) -> None:
+    edges = [0, *sorted(cuts), 16]
+    turns: list[str | tuple[str, int, str]] = []
+    for at, (start, end) in enumerate(pairwise(edges)):
+        turns.append(("customer", 10_000 * at, " ".join(card[start:end])))
+        turns.append(("agent", 10_000 * at + 5_000, card[start:end] if echoed else "go on"))
+    found = [finding for finding in screen(*turns) if finding.kind is CARD]
+    assert f"{card[:6]}******{card[-4:]}" in [finding.masked for finding in found]
+
+
+@given(cards(), st.integers(1, 9), st.sampled_from(["no sorry", "sorry, I meant", "wait, no,", "correction"]))
+@settings(max_examples=150)
+def test_a_last_digit_put_right_is_taken_for_the_right_one(card: str, slip: int, sorry: str) -> None:
+    wrong = (int(card[-1]) + slip) % 10
+    said = " ".join(UNITS[int(digit)] for digit in card[:-1])
+    found = screen(f"{said} {UNITS[wrong]}, {sorry} {UNITS[int(card[-1])]}")
+    assert f"{card[:6]}******{card[-4:]}" in [finding.masked for finding in found if finding.kind is CARD]
+
+
+@given(
+    st.lists(st.sampled_from(["the", "nine", "lives", "of", "two", "cats", "one", "day", "so", "I", "oh"]), max_size=60)
+)
+@settings(max_examples=150)
+def test_prose_with_a_few_number_words_gives_nothing_away(words: list[str]) -> None:
+    assert kinds(" or ".join(words)) == []
+
+
+@given(st.floats(946_684_800, 2_000_000_000).map(lambda at: datetime.fromtimestamp(at, UTC)), st.uuids())
+@settings(max_examples=80)
+def test_times_and_uuids_give_nothing_away(time_: datetime, name: uuid.UUID) -> None:
+    for text in (
+        f"{time_:%Y-%m-%d %H:%M:%S}",
+        f"on {time_:%Y-%m-%dT%H:%M:%S.%f}Z",
+        f"{time_:%d/%m/%Y %H:%M}",
+        f"call me on {time_:%d.%m.%Y at %H:%M}",
+        f"at {int(time_.timestamp() * 1000)}",
+        f"session {name}",
+    ):
+        assert kinds(text) == [], text
+
+
+@pytest.mark.parametrize("bait", ["7", "4", "nine ", "4111 ", "de89", "a@b.", "+1 415 ", "passport ", "no sorry 4 "])
+def test_endless_bait_takes_seconds(bait: str) -> None:
+    size = 1_000_000 if bait in ("7", "nine ") else 250_000
+    transcript = Transcript((Turn("customer", 0, bait * (size // len(bait))),))
+    start = time.process_time()
+    screen_text(transcript)
+    assert time.process_time() - start < size / 50_000
+
+
+# Messages with known truth, from the benchmark's generator
+
+
+@pytest.fixture(scope="module")
+def messages() -> list[Labelled]:
+    return corpus(seed=20260312, count=3000)
+
+
+@pytest.fixture(scope="module")
+def judged(messages: list[Labelled]) -> list[list[tuple[Found, bool]]]:
+    return [verdicts(ours(message), message) for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("label", "precision", "recall"),
+    [
+        ("card", 0.98, 0.99),
+        ("SSN", 0.96, 0.99),
+        ("IBAN", 0.99, 0.98),
+        ("phone", 0.98, 0.97),
+        ("e-mail", 0.99, 0.99),
+        ("CVV", 0.98, 0.99),
+        ("PIN", 0.98, 0.98),
+        ("NHS", 0.99, 0.99),
+        ("passport", 0.98, 0.98),
+    ],
+)
 def test_precision_and_recall_on_three_thousand_labelled_messages(
-    kind: FindingKind, precision: float, recall: float
+    messages: list[Labelled],
+    judged: list[list[tuple[Found, bool]]],
+    label: str,
+    precision: float,
+    recall: float,
 ) -> None:
-    messages = labelled_messages(seed=20260312, count=3000)
-    got = score([kinds_found(message.text, ACCUSES) for message in messages], messages, kind)
-    assert got[0] >= precision
-    assert got[1] >= recall
+    got = scores(judged, messages, ACCUSES)[label]
+    assert got.precision >= precision
+    assert got.recall >= recall
+
+
+def test_what_is_given_nine_in_ten_or_more_is_right_at_least_that_often(
+    judged: list[list[tuple[Found, bool]]],
+) -> None:
+    sure = [right for pairs in judged for item, right in pairs if item.confidence >= 0.9]
+    assert len(sure) > 500
+    assert sum(sure) / len(sure) >= 0.97
