@@ -1,12 +1,18 @@
-"""The policy pack: rules as data (YAML), versioned and validated. Not legal advice."""
+"""The policy pack: rules and phrases as data (YAML), versioned and validated. Not legal advice.
 
+What the forms mean for a recording is screening/policy's; how phrases are found is screening/phrases's.
+"""
+
+import json
+import re
+from datetime import time
 from enum import StrEnum
 from hashlib import sha256
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from compliance_pipeline.contracts.event import Channel
+from compliance_pipeline.contracts.event import Channel, Direction
 from compliance_pipeline.contracts.verdict import VerdictValue
 
 
@@ -62,28 +68,286 @@ class Action(StrEnum):
     SUPERVISOR_CALLBACK = "supervisor_callback"
 
 
+class Role(StrEnum):
+    """Who speaks. A channel whose role the platform does not say has its index instead, which is neither."""
+
+    AGENT = "agent"
+    CUSTOMER = "customer"
+
+
+class Annotation(StrEnum):
+    """What the platform may note about a recording."""
+
+    SECURE_PAUSE = "secure_pause"
+    """Recording was paused while card data was given, and resumed after."""
+    SECURE_FLOW = "secure_flow"
+    """Card data was taken by a payment flow that is not recorded."""
+    PAUSE_NOT_RESUMED = "pause_not_resumed"
+    RECORDING_NOTICE = "recording_notice"
+    """The notice was played before the recording began, or shown."""
+
+
+class Status(StrEnum):
+    """What came of a rule for one recording."""
+
+    FIRED = "fired"
+    PASSED = "passed"
+    UNDETERMINED = "undetermined"
+    NOT_APPLICABLE = "not_applicable"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class When(_Strict):
-    """A rule fires on any finding that matches all of these."""
+PhraseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Seconds = Annotated[float, Field(gt=0)]
+Confidence = Annotated[float, Field(ge=0, le=1)]
 
-    kinds: tuple[FindingKind, ...] = Field(min_length=1)
+
+class Phrase(_Strict):
+    """An entry of the lexicon. How patterns are written is said in screening/phrases.py.
+
+    patterns: plain words with (alternatives|of words), [optional words] and ... for up to four words between.
+    whole_message: the same, but a turn must hold these words and no others (a text message that says 'STOP').
+    unless: patterns that take the phrase back where they overlap it ('not my real card').
+    answered: found only where another speaker has the next turn.
+    negatable: taken back by 'not', 'never' and the like up to four words before it in the same sentence.
+    """
+
+    description: str = Field(min_length=1, max_length=120)
+    patterns: tuple[str, ...] = ()
+    whole_message: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+    confidence: Confidence = 0.9
+    answered: bool = False
+    negatable: bool = True
+
+    @model_validator(mode="after")
+    def _has_words(self) -> "Phrase":
+        if not (self.patterns or self.whole_message):
+            raise ValueError("a phrase needs patterns or whole_message")
+        return self
+
+
+class FindingsForm(_Strict):
+    """Any finding of these kinds, or of these phrases, that matches all the rest."""
+
+    kinds: tuple[FindingKind, ...] = ()
+    phrases: tuple[PhraseName, ...] = ()
     detectors: tuple[Detector, ...] = Field(default=tuple(Detector), min_length=1)
-    channels: tuple[Channel, ...] = Field(default=tuple(Channel), min_length=1)
-    min_confidence: float = Field(default=0.5, ge=0, le=1)
+    speakers: tuple[Role, ...] = Field(default=(), description="empty: whoever")
+    min_confidence: Confidence = 0.5
+
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> "FindingsForm":
+        if FindingKind.PHRASE in self.kinds:
+            raise ValueError("name the phrases under `phrases` instead of the kind `phrase`")
+        if not (self.kinds or self.phrases):
+            raise ValueError("needs kinds or phrases")
+        return self
+
+
+class AbsentForm(_Strict):
+    """Something that had to be said, and was not.
+
+    phrases: all of them. later: those that are enough when it is not the first contact about the matter.
+    within_s: from the start of the recording. annotated: any of these counts as said.
+    """
+
+    phrases: tuple[PhraseName, ...] = Field(min_length=1)
+    later: tuple[PhraseName, ...] = ()
+    speakers: tuple[Role, ...] = ()
+    within_s: Seconds | None = None
+    annotated: tuple[Annotation, ...] = ()
+    min_confidence: Confidence = 0.5
+
+
+class TogetherForm(_Strict):
+    """A finding of the one and a finding of the other that begin no more than `within_s` apart."""
+
+    one: FindingsForm
+    other: FindingsForm
+    within_s: Seconds
+
+
+class SequenceForm(_Strict):
+    """`then` comes before `at_least` different kinds or phrases of `first` have come."""
+
+    first: FindingsForm
+    at_least: int = Field(default=1, ge=1)
+    then: FindingsForm
+
+
+class LocalTimes(_Strict):
+    """A time outside of these, where the called party is: before `earliest` or after `latest`."""
+
+    earliest: time
+    latest: time
+
+
+class ContactFrequency(_Strict):
+    """More attempts within seven days than these, this one included; or an attempt this soon after a conversation."""
+
+    attempts_over: int = Field(ge=0)
+    conversation_within_days: int = Field(ge=0)
+
+
+class MetadataForm(_Strict):
+    """Facts about the recording, whatever was said in it. Exactly one of these."""
+
+    started_outside: LocalTimes | None = None
+    contacts: ContactFrequency | None = None
+    annotated: tuple[Annotation, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "MetadataForm":
+        if sum(map(bool, (self.started_outside, self.contacts, self.annotated))) != 1:
+            raise ValueError("needs exactly one of started_outside, contacts, annotated")
+        return self
+
+
+class When(_Strict):
+    """A rule fires when one of its forms does; most rules have one form."""
+
+    findings: FindingsForm | None = None
+    absent: AbsentForm | None = None
+    together: TogetherForm | None = None
+    sequence: SequenceForm | None = None
+    metadata: MetadataForm | None = None
+
+    @model_validator(mode="after")
+    def _has_a_form(self) -> "When":
+        if not any(self.model_dump(exclude_none=True)):
+            raise ValueError("needs one of findings, absent, together, sequence, metadata")
+        return self
+
+    @property
+    def phrases(self) -> set[str]:
+        """The lexicon's entries that the forms name."""
+        return set(self.absent.phrases + self.absent.later if self.absent else ()) | {
+            name for form in self.findings_forms for name in form.phrases
+        }
+
+    @property
+    def findings_forms(self) -> tuple[FindingsForm, ...]:
+        """All sets of findings that the forms look at."""
+        forms = [self.findings]
+        if self.together:
+            forms += [self.together.one, self.together.other]
+        if self.sequence:
+            forms += [self.sequence.first, self.sequence.then]
+        return tuple(form for form in forms if form)
+
+
+class Applies(_Strict):
+    """To which recordings. A limit on direction or queue keeps the rule from recordings that do not say theirs.
+
+    queues: shell globs, whatever the case. except_queues: these are left out; an unknown queue is not.
+    """
+
+    directions: tuple[Direction, ...] = ()
+    queues: tuple[str, ...] = ()
+    except_queues: tuple[str, ...] = ()
+
+
+class Unless(_Strict):
+    """What excuses a recording that the rule would fire on.
+
+    annotations: any of these; where the platform has no annotations the rule stays undetermined.
+    consent: the person's consent is on record; one that nobody knows of is none.
+    phrases: any of these was said.
+    """
+
+    annotations: tuple[Annotation, ...] = ()
+    consent: bool = False
+    phrases: tuple[PhraseName, ...] = ()
+
+
+class Citation(_Strict):
+    """verified: somebody compared the rule with the clause's text, at `source`."""
+
+    cite: str = Field(min_length=1)
+    verified: bool = False
+    source: str | None = Field(default=None, description="where the text was read")
+
+    @model_validator(mode="after")
+    def _verified_says_where(self) -> "Citation":
+        if self.verified is not (self.source is not None):
+            raise ValueError("a verified citation, and no other, names its source")
+        return self
+
+
+class ExampleFinding(_Strict):
+    kind: FindingKind
+    detector: Detector = Detector.TEXT
+    speaker: str = Role.CUSTOMER
+    at_s: float = Field(default=0, ge=0)
+    confidence: Confidence = 0.95
+    phrase: PhraseName | None = None
+
+
+class ExampleFacts(_Strict):
+    """See `Facts` in screening/policy.py. transcript: of a voice recording that has no words here."""
+
+    channel: Channel | None = None
+    transcript: bool = False
+    complete: bool = True
+    direction: Direction | None = None
+    queue: str | None = None
+    started_at: AwareDatetime | None = None
+    duration_s: float | None = None
+    called_time_zone: str | None = None
+    attempts_7_days: int | None = None
+    days_since_conversation: int | None = None
+    first_contact: bool | None = None
+    annotations: tuple[Annotation, ...] | None = None
+    consent: bool | None = None
+    jurisdictions: tuple[str, ...] | None = None
+
+
+class Example(_Strict):
+    """What must come of the rule for a small recording: words, findings, or both.
+
+    text: a turn a line, `agent: words`, or `12 agent: words` for one that begins 12 s from the start.
+    """
+
+    expect: Status
+    text: str | None = None
+    findings: tuple[ExampleFinding, ...] = ()
+    facts: ExampleFacts = ExampleFacts()
+
+    @field_validator("text")
+    @classmethod
+    def _is_turns(cls, text: str | None) -> str | None:
+        for number, line in enumerate((text or "").strip().splitlines(), 1):
+            if not re.match(EXAMPLE_TURN, line.strip()):
+                raise ValueError(f"line {number} must be `agent: words` or `12 agent: words`")
+        return text
+
+
+EXAMPLE_TURN = r"(?:(?P<at_s>\d+(?:\.\d+)?) +)?(?P<speaker>agent|customer|\d): *(?P<words>.*)"
 
 
 class Rule(_Strict):
+    """guidance: what people should do that no action of ours does, e.g. by when."""
+
     id: Annotated[str, Field(pattern=r"^[A-Z0-9]+(-[A-Z0-9]+)+$")]
     title: str
-    basis: str = Field(description="the clause or standard that the rule rests on")
+    basis: tuple[Citation, ...] = Field(min_length=1, description="the clauses or standards that the rule rests on")
     severity: Severity
     violation_type: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]
     verdict: VerdictValue = VerdictValue.VIOLATION_DETECTED
+    channels: tuple[Channel, ...] = Field(default=tuple(Channel), min_length=1)
+    jurisdictions: tuple[str, ...] = Field(
+        default=(), description="ISO 3166 codes, or EU; empty: anywhere. A recording that does not say: all of them"
+    )
+    applies: Applies = Applies()
     when: When
+    unless: Unless = Unless()
     actions: tuple[Action, ...] = Field(min_length=1)
+    guidance: str | None = None
+    examples: tuple[Example, ...] = ()
 
     @model_validator(mode="after")
     def _a_rule_accuses_or_asks(self) -> "Rule":
@@ -96,6 +360,7 @@ class PolicyPack(_Strict):
     pack: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     notice: str = Field(description="what the pack is not, shown beside its results")
+    phrases: dict[PhraseName, Phrase] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -105,6 +370,13 @@ class PolicyPack(_Strict):
             raise ValueError(f"rule ids used twice: {', '.join(sorted(twice))}")
         return self
 
+    @model_validator(mode="after")
+    def _phrases_are_in_the_lexicon(self) -> "PolicyPack":
+        for rule in self.rules:
+            if unknown := (rule.when.phrases | set(rule.unless.phrases)) - self.phrases.keys():
+                raise ValueError(f"rule {rule.id} names phrases that are not defined: {', '.join(sorted(unknown))}")
+        return self
+
     @property
     def policy_version(self) -> str:
         """The key under which verdicts are kept, e.g. `default-us-eu@0.1.0+1f2e3d4c`.
@@ -112,3 +384,9 @@ class PolicyPack(_Strict):
         The end is a digest of the content: an edited pack is another policy, whether or not its version was raised.
         """
         return f"{self.pack}@{self.version}+{sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
+
+    @property
+    def lexicon_version(self) -> str:
+        """A digest of the phrases alone: only a change of these needs the words again, not just the findings."""
+        phrases = {name: phrase.model_dump(mode="json") for name, phrase in self.phrases.items()}
+        return sha256(json.dumps(phrases, sort_keys=True).encode()).hexdigest()[:8]
