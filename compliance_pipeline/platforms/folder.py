@@ -39,14 +39,17 @@ _TYPES = {
     ".txt": (Channel.CHAT, "text/plain"),
     ".eml": (Channel.EMAIL, "message/rfc822"),
 }
+_TRANSCRIPTS = (".transcript.json", ".transcript.txt")
+"""Behind the whole name of an audio file: `call.wav.transcript.json`. The first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderRecording:
     """One file to screen. `name`: path relative to the folder, in the user's words, so it can name a customer.
 
-    recording_id: the same as long as path, size and modification time are. Base32, not hex, so that no run of digits
-    in it passes for a card number. size: bytes. modified: UTC.
+    recording_id: the same as long as path, size and modification time are, the transcript's too. Base32, not hex, so
+    that no run of digits in it passes for a card number. size: bytes. modified: UTC. transcript: the file beside the
+    audio that says what was said in it.
     """
 
     recording_id: str
@@ -55,6 +58,7 @@ class FolderRecording:
     channel: Channel
     size: int
     modified: datetime
+    transcript: Path | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ class FolderPlatform:
             return Gone(f"the file can't be found any more ({_reason(error)})")
         if now != recording:
             return Gone("the file has changed since it was listed; scan the folder again")
-        return Ready(Media(recording.path.as_uri(), _TYPES[recording.path.suffix.lower()][1]))
+        return Ready(_media(recording.path), _media(recording.transcript) if recording.transcript else None)
 
     @contextmanager
     def open_media(self, media: Media) -> Iterator[FileMediaStream]:
@@ -180,7 +184,8 @@ class FolderPlatform:
 
     @cached_property
     def _by_url(self) -> dict[str, Path]:
-        return {recording.path.as_uri(): recording.path for recording in self._listing[0]}
+        files = [path for r in self._listing[0] for path in (r.path, r.transcript) if path]
+        return {path.as_uri(): path for path in files}
 
     @cached_property
     def _listing(self) -> tuple[list[FolderRecording], list[Skipped]]:
@@ -193,6 +198,12 @@ class FolderPlatform:
                 skipped.append(taken)
             else:
                 found.append(taken)
+        beside = {other for r in found if r.transcript for other in _transcripts_of(r.path)}
+        used = {r.transcript for r in found}
+        skipped += [
+            Skipped(r.name, "another transcript of the same audio is used") for r in found if r.path in beside - used
+        ]
+        found = [r for r in found if r.path not in beside]
         return sorted(found, key=lambda r: r.name), sorted(skipped, key=lambda s: s.name)
 
     def _walk(self, skipped: list[Skipped]) -> Iterator[Path]:
@@ -240,14 +251,37 @@ def from_settings(path: Path, settings: Settings) -> FolderPlatform:
 
 def _recording(path: Path, name: str) -> FolderRecording:
     status = path.stat()
+    identity = f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
+    channel = _TYPES[path.suffix.lower()][0]
+    transcript = next(iter(_transcripts_of(path)), None) if channel is Channel.VOICE else None
+    if transcript:
+        said = transcript.stat()
+        identity += f"\0{transcript.name}\0{said.st_size}\0{said.st_mtime_ns}"
     return FolderRecording(
-        recording_id="file-" + _digest(f"{path}\0{status.st_size}\0{status.st_mtime_ns}"),
+        recording_id="file-" + _digest(identity),
         name=name,
         path=path,
-        channel=_TYPES[path.suffix.lower()][0],
+        channel=channel,
         size=status.st_size,
         modified=datetime.fromtimestamp(status.st_mtime, UTC),
+        transcript=transcript,
     )
+
+
+def _transcripts_of(audio: Path) -> list[Path]:
+    """The transcripts beside an audio file; a link is none, for it may lead out of the folder."""
+    return [path for suffix in _TRANSCRIPTS if _is_file(path := audio.with_name(audio.name + suffix))]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:  # not there, or a name longer than the file system takes
+        return False
+
+
+def _media(path: Path) -> Media:
+    return Media(path.as_uri(), _TYPES[path.suffix.lower()][1])
 
 
 def _digest(text: str) -> str:

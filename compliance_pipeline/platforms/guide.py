@@ -1,9 +1,10 @@
 """The guide's endpoints and payloads as it prints them, behind the port. No HTTP mechanics: those are the transport's.
 
 The guide prints no look-up of records and callbacks; the ones here (`key=`) are ours, and so is `key` in the bodies.
+Nor does it print transcripts: `transcriptUri` and `channels` of a recording are ours, and may be missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ RECORDS = "/api/v2/analytics/datadatasets/records"
 CALLBACKS = "/api/v2/conversations/callbacks"
 DATASET = "compliance_work_items_dataset"
 
+_ROLES = {"agent": "agent", "internal": "agent", "customer": "customer", "external": "customer", "ivr": "ivr"}
 _NO_MEDIA_EVER = frozenset({"deleted", "failed", "error"})
 
 
@@ -38,6 +40,8 @@ class _Recording(_Answer):
     id: str
     status: str
     media_uri: str | None = None
+    transcript_uri: str | None = None
+    channels: list[str] | None = None
     tags: list[_Tag] | None = None
 
 
@@ -89,7 +93,8 @@ class GuidePlatform:
             return NotYet(f"the recording's status is {status if status.isalpha() else 'not a word'}, not available")
         if not recording.media_uri:
             return NotYet("the recording is available but has no mediaUri")
-        return Ready(Media(recording.media_uri))
+        transcript = Media(recording.transcript_uri) if recording.transcript_uri else None
+        return Ready(Media(recording.media_uri), transcript, _speakers(recording.channels or ()))
 
     def open_media(self, media: Media) -> AbstractContextManager[MediaStream]:
         return self._transport.open_media(media.url)
@@ -155,6 +160,12 @@ class GuidePlatform:
 
 def from_settings(settings: Settings) -> GuidePlatform:
     return GuidePlatform(Transport(settings.platform_url, settings.client_id, settings.platform_client_secret))
+
+
+def _speakers(channels: Sequence[str]) -> tuple[str, ...]:
+    """Roles, or none at all: a channel under another word may be named after a person."""
+    roles = tuple(_ROLES.get(channel.lower(), "") for channel in channels)
+    return roles if all(roles) else ()
 
 
 def _path(recording_id: str) -> str:

@@ -38,7 +38,12 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
+    """transcript: of a voice recording, where the platform has one. speakers: who is on each audio channel, in order
+    ('agent', 'customer', 'ivr'); empty where the platform does not say."""
+
     media: Media
+    transcript: Media | None = None
+    speakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ Location = Ready | NotYet | Gone
 
 
 class MediaStream(Protocol):
-    """An open media transfer. Iterate once; raises TransferBroken when it ends short of `content_length`."""
+    """A transfer of media or of a transcript. Iterate once; raises TransferBroken if shorter than `content_length`."""
 
     content_length: int | None
     content_type: str | None
@@ -75,11 +80,11 @@ class Platform(Protocol):
     name: str
 
     def locate(self, recording_id: str) -> Location:
-        """Say whether the recording's media can be fetched now, and where."""
+        """Say whether the recording's media can be fetched now, and where; and its transcript, if there is one."""
         ...
 
     def open_media(self, media: Media) -> AbstractContextManager[MediaStream]:
-        """Open the media for streaming. The platform's bearer token never goes to the media host."""
+        """Open the media or the transcript for streaming. The platform's bearer token never goes to the media host."""
         ...
 
     def tag(self, recording_id: str, tags: Mapping[str, str]) -> None:

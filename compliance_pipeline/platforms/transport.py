@@ -60,7 +60,7 @@ class _HeldToken:
         return "_HeldToken(<hidden>)"
 
 
-class _WholeAnswers(httpx.HTTPTransport):
+class WholeAnswers(httpx.HTTPTransport):
     """Reads each answer to its end, within size and time limits, so that one that breaks off is retried too."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -150,7 +150,7 @@ class Transport:
         self._basic = httpx.BasicAuth(client_id, client_secret)
         self._api = httpx.Client(
             base_url=self._base,
-            transport=RetryTransport(_WholeAnswers(verify=trusted), self._retry),
+            transport=RetryTransport(WholeAnswers(verify=trusted), self._retry),
             timeout=TIMEOUT,
             headers={"Accept": "application/json"},
         )

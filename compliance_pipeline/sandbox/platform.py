@@ -165,21 +165,26 @@ class PlatformState:
 
     def media_url(self, recording_id: str) -> str:
         """A signed URL that works for `media_ttl_s` seconds. Carries a secret: never print it."""
-        expires = time.time() + self.media_ttl_s
-        return (
-            f"{self.base_url}/media/{recording_id}?token={expires:.3f}.{self._signed(recording_id, f'{expires:.3f}')}"
-        )
+        return self._signed_url(f"/media/{recording_id}")
 
-    def is_media_token(self, recording_id: str, token: str) -> bool:
+    def transcript_url(self, recording_id: str) -> str:
+        """The same for the transcript of a call."""
+        return self._signed_url(f"/transcripts/{recording_id}")
+
+    def _signed_url(self, path: str) -> str:
+        expires = f"{time.time() + self.media_ttl_s:.3f}"
+        return f"{self.base_url}{path}?token={expires}.{self._signature(path, expires)}"
+
+    def is_media_token(self, path: str, token: str) -> bool:
         expires, _, signature = token.rpartition(".")
         try:
             fresh = time.time() < float(expires)
         except ValueError:
             return False
-        return fresh and hmac.compare_digest(signature.encode(), self._signed(recording_id, expires).encode())
+        return fresh and hmac.compare_digest(signature.encode(), self._signature(path, expires).encode())
 
-    def _signed(self, recording_id: str, expires: str) -> str:
-        return hmac.new(self._media_key, f"{recording_id}.{expires}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, path: str, expires: str) -> str:
+        return hmac.new(self._media_key, f"{path}.{expires}".encode(), hashlib.sha256).hexdigest()
 
     def take_fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
@@ -213,6 +218,7 @@ class PlatformState:
                     "offsetMs": held.recording.truth.offset_ms,
                     "endMs": held.recording.truth.end_ms,
                     "damage": held.recording.truth.damage,
+                    "transcript": held.recording.transcript is not None,
                     "endedAt": held.recording.end_time.isoformat(),
                     "availableAt": held.available_at.isoformat(),
                 }
@@ -259,6 +265,7 @@ def create_app(state: PlatformState) -> ASGIApp:
             Route("/api/v2/conversations/callbacks", _find_callbacks, methods=["GET"]),
             Route("/api/v2/eventsub/eventsubscriptions", _subscribe, methods=["POST"]),
             Route("/media/{recording_id}", _media, methods=["GET"]),
+            Route("/transcripts/{recording_id}", _transcript, methods=["GET"]),
             Route("/sandbox/truth", _truth, methods=["GET"]),
             Route("/sandbox/state", _state, methods=["GET"]),
             Route("/sandbox/faults", _faults, methods=["POST"]),
@@ -305,8 +312,8 @@ class _Guarded:
             return
         path: str = scope["path"]
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        if path.startswith("/media/") and "authorization" in headers:
-            self._state.saw("bearer leaked", path.removeprefix("/media/"))
+        if path.startswith(("/media/", "/transcripts/")) and "authorization" in headers:
+            self._state.saw("bearer leaked", path.rpartition("/")[2])
         fault = None if path.startswith("/sandbox/") else self._state.take_fault(scope["method"], path)
         if fault:
             self._state.saw("fault", detail=f"{scope['method']} {path} {fault.status or 'dropped'}")
@@ -344,6 +351,8 @@ def _error(status: int, code: str, message: str) -> JSONResponse:
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
+    if isinstance(error, _Expired):
+        return Response(_EXPIRED_XML, 403, media_type="application/xml")
     if not isinstance(error, HTTPException):
         raise error
     return _error(error.status_code, f"http.{error.status_code}", error.detail)
@@ -399,9 +408,13 @@ async def _get_recording(request: Request) -> Response:
     recording_id = held.recording.recording_id
     status = held.status_at(datetime.now(UTC))
     state.saw("recording read", recording_id, status)
-    body = {"id": recording_id, "status": status, "tags": held.tags}
+    body: dict[str, Any] = {"id": recording_id, "status": status, "tags": held.tags}
     if status == "available":
         body["mediaUri"] = state.media_url(recording_id)
+        if held.recording.transcript is not None:
+            body["transcriptUri"] = state.transcript_url(recording_id)
+        if held.recording.speakers:
+            body["channels"] = list(held.recording.speakers)
     return JSONResponse(body)
 
 
@@ -472,27 +485,50 @@ async def _subscribe(request: Request) -> Response:
     return JSONResponse(subscription, 201)
 
 
-async def _media(request: Request) -> Response:
-    """The media host: knows signed URLs and nothing else; a bearer token that comes here has leaked."""
+def _signed_for(request: Request) -> Held:
+    """The recording of a signed URL, once it is available.
+
+    The media host knows signed URLs and nothing else; a bearer token that comes here has leaked.
+    """
     state = _platform(request)
     recording_id = request.path_params["recording_id"]
     if "authorization" in request.headers:
         raise HTTPException(400, "Only one authentication mechanism allowed")
-    if not state.is_media_token(recording_id, request.query_params.get("token", "")):
+    if not state.is_media_token(request.url.path, request.query_params.get("token", "")):
         state.saw("media refused", recording_id)
-        return Response(_EXPIRED_XML, 403, media_type="application/xml")
+        raise _Expired(403)
     held = _known(request)
     if held.status_at(datetime.now(UTC)) != "available":
         state.saw("media asked too early", recording_id)
         raise HTTPException(404, "No media")
-    state.saw("media fetched", recording_id)
-    media = held.recording.media
+    return held
+
+
+class _Expired(HTTPException):
+    """Media hosts answer in their own way (S3: XML), not as the API does."""
+
+
+async def _media(request: Request) -> Response:
+    held = _signed_for(request)
+    _platform(request).saw("media fetched", held.recording.recording_id)
+    return _file(held, held.recording.media, held.recording.content_type)
+
+
+async def _transcript(request: Request) -> Response:
+    held = _signed_for(request)
+    if held.recording.transcript is None:
+        raise HTTPException(404, "No transcript")
+    _platform(request).saw("transcript fetched", held.recording.recording_id)
+    return _file(held, held.recording.transcript, "application/json")
+
+
+def _file(held: Held, content: bytes, content_type: str) -> Response:
     headers = {
-        "Content-Type": held.recording.content_type,
+        "Content-Type": content_type,
         "Last-Modified": format_datetime(held.available_at, usegmt=True),
-        "ETag": f'"{hashlib.sha256(media).hexdigest()[:32]}"',
+        "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
     }
-    return Response(media, headers=headers)
+    return Response(content, headers=headers)
 
 
 async def _truth(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Text media to turns: chat JSON, plain text and e-mail, as bytes. Pure; what the turns say belongs to `text`.
+"""Text media to turns: chats, e-mail and calls' transcripts, as bytes. Pure; what the turns say belongs to `text`.
 
 Raises UnreadableTranscript rather than give back less than was there.
 """
@@ -6,7 +6,6 @@ Raises UnreadableTranscript rather than give back less than was there.
 import codecs
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
@@ -14,7 +13,15 @@ from email.message import EmailMessage
 from html.parser import HTMLParser
 from typing import Any, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 
 class UnreadableTranscript(Exception):
@@ -27,9 +34,10 @@ class UnreadableTranscript(Exception):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Turn:
-    """One message or utterance. speaker: 'agent', 'customer', or '0', '1' ... where the role is not given.
+    """One message or utterance. speaker: 'agent', 'customer', 'ivr' (any machine), or '0', '1' ... without a role.
 
-    start_ms: from the first message; 0 where the transcript has no times. end_ms: of an utterance, where it is known.
+    start_ms: of a call from the recording's start, else from the first message; 0 where the transcript has no times.
+    end_ms: of an utterance, where it is known.
     """
 
     speaker: str
@@ -50,7 +58,8 @@ class Transcript:
 
 
 def parse_transcript(data: bytes, content_type: str | None = None) -> Transcript:
-    """Read chat JSON (`{"messages": [{"time", "participant", "text"}]}`), plain text or RFC 5322 mail.
+    """Read chat JSON (`{"messages": [{"time", "participant", "text"}]}`), Genesys Cloud's transcript of a call
+    (`{"transcripts": [{"phrases": [...]}]}`), plain text or RFC 5322 mail.
 
     The content type is a hint; without a known one the content decides. Raises UnreadableTranscript.
     """
@@ -61,7 +70,7 @@ def parse_transcript(data: bytes, content_type: str | None = None) -> Transcript
         return _mail(data)
     text = _decode(data)
     if kind.endswith("json") or (kind in _UNTOLD and _JSON.match(text)):
-        turns = _chat(text)
+        turns = _json(text)
     elif kind == "text/html" or (
         kind in _UNTOLD and text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
     ):
@@ -98,6 +107,24 @@ def _decode(data: bytes) -> str:
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
+# JSON
+
+
+def _json(text: str) -> list[Turn]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UnreadableTranscript("the transcript is not valid JSON (cut off or damaged)") from None
+    try:
+        if isinstance(content, dict) and "transcripts" in content:
+            return _call(_Call.model_validate(content))
+        return _chat(_Chat.model_validate({"messages": content} if isinstance(content, list) else content))
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"]) or "top level"
+        raise UnreadableTranscript(f"the JSON has no list of messages or phrases that can be read: {where}") from None
+
+
 # Chat
 
 
@@ -107,15 +134,24 @@ class _Message(BaseModel):
     time: datetime | float | None = Field(
         default=None, validation_alias=AliasChoices("time", "timestamp", "sentAt", "startTime", "start")
     )
+    end: datetime | float | None = Field(default=None, validation_alias=AliasChoices("end", "endTime"))
     participant: str | None = Field(
         default=None, validation_alias=AliasChoices("participant", "speaker", "from", "role", "sender", "purpose")
     )
     text: str = Field(default="", validation_alias=AliasChoices("text", "body", "message", "content"))
 
-    @field_validator("time", mode="before")
+    @field_validator("time", "end", mode="before")
     @classmethod
     def _numbers_stay_numbers(cls, value: Any) -> Any:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("end", mode="wrap")
+    @classmethod
+    def _no_end_rather_than_no_message(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            return None
 
     @field_validator("participant", mode="before")
     @classmethod
@@ -133,37 +169,28 @@ class _Message(BaseModel):
 class _Chat(BaseModel):
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    messages: tuple[_Message, ...] = Field(validation_alias=AliasChoices("messages", "turns", "transcript"))
+    messages: tuple[_Message, ...] = Field(validation_alias=AliasChoices("messages", "turns", "transcript", "segments"))
 
 
-def _chat(text: str) -> list[Turn]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UnreadableTranscript("the chat is not valid JSON (cut off or damaged)") from None
-    try:
-        messages = _Chat.model_validate({"messages": content} if isinstance(content, list) else content).messages
-    except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "top level"
-        raise UnreadableTranscript(f"the chat JSON has no list of messages that can be read: {where}") from None
-    speakers = _Speakers()
-    times = _offsets_ms([message.time for message in messages])
-    return [Turn(speakers(m.participant), at, m.text) for m, at in zip(messages, times, strict=True)]
-
-
-def _offsets_ms(times: Sequence[datetime | float | None]) -> list[int]:
+def _chat(chat: _Chat) -> list[Turn]:
     """Milliseconds from the first message. Numbers: epoch milliseconds, epoch seconds, else seconds from the start."""
-    stamps = [_seconds(time) for time in times]
-    known = [stamp for stamp in stamps if stamp is not None]
-    first = min(known, default=0.0)
+    speakers = _Speakers()
+    stamps = [_seconds(message.time) for message in chat.messages]
+    first = min((stamp for stamp in stamps if stamp is not None), default=0.0)
     origin = first if first > 1e8 else 0.0
-    offsets = []
-    last = 0
-    for stamp in stamps:
-        last = last if stamp is None else max(0, round((stamp - origin) * 1000))
-        offsets.append(last)
-    return offsets
+    turns = []
+    at = 0
+    for message, stamp in zip(chat.messages, stamps, strict=True):
+        at = at if stamp is None else max(0, round((stamp - origin) * 1000))
+        end = _seconds(message.end)
+        end_ms = None if end is None or stamp is None else round((end - origin) * 1000)
+        turns.append(_turn(speakers(message.participant), at, end_ms, message.text))
+    return turns
+
+
+def _turn(speaker: str, start_ms: int, end_ms: int | None, text: str) -> Turn:
+    """With an end only where it can be one: some transcripts give a length of 0, or the end of something else."""
+    return Turn(speaker, start_ms, text, end_ms if end_ms is not None and end_ms > start_ms else None)
 
 
 def _seconds(time: datetime | float | None) -> float | None:
@@ -174,6 +201,72 @@ def _seconds(time: datetime | float | None) -> float | None:
     return time / 1000 if time > 1e11 else time
 
 
+# Call
+
+
+class _Span(BaseModel):
+    milliseconds: float = Field(ge=0, le=1e10)
+
+
+class _Phrase(BaseModel):
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    text: str
+    purpose: str | None = Field(default=None, validation_alias="participantPurpose")
+    start: float | None = Field(default=None, validation_alias="startTimeMs", ge=0, le=1e16)
+    offset: _Span | None = None
+    duration: _Span | None = None
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _null_is_no_text(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+
+class _OneTranscript(BaseModel):
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    start: float | None = Field(default=None, validation_alias="startTime", ge=0, le=1e16)
+    phrases: tuple[_Phrase, ...]
+
+
+class _Call(BaseModel):
+    """What Genesys Cloud's transcript URL leads to (developer.genesys.cloud, 'Transcript URL'), as far as it is used.
+
+    Times are of the epoch, in milliseconds; copies that start at 0 are about too.
+    """
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    start: float | None = Field(default=None, validation_alias="startTime", ge=0, le=1e16)
+    transcripts: tuple[_OneTranscript, ...]
+
+
+def _call(call: _Call) -> list[Turn]:
+    """Utterances of all parties in order of time. The communication's start is taken for the recording's."""
+    starts = [start for start in (call.start, *(part.start for part in call.transcripts)) if start is not None]
+    phrases = [(part, phrase) for part in call.transcripts for phrase in part.phrases]
+    times = [phrase.start for _, phrase in phrases if phrase.start is not None]
+    origin = call.start if call.start is not None else min(starts or times, default=0.0)
+    speakers = _Speakers()
+    turns = []
+    at = 0.0
+    for part, phrase in phrases:
+        if phrase.start is not None:
+            at = phrase.start - (origin if phrase.start > _EPOCH_MS else 0)
+        elif phrase.offset is not None:
+            later = part.start - origin if part.start is not None else 0
+            at = later + phrase.offset.milliseconds
+        at = max(0.0, at)
+        end_ms = None if phrase.duration is None else round(at + phrase.duration.milliseconds)
+        turns.append(_turn(speakers(phrase.purpose), round(at), end_ms, phrase.text))
+    return sorted(turns, key=lambda turn: turn.start_ms)
+
+
+_EPOCH_MS = 1e11
+"""In milliseconds of the epoch, 1973; as an offset, three years."""
+
+
 class _Speakers:
     """Roles by the words platforms use; anyone else by order of appearance, since a name is personal data."""
 
@@ -182,7 +275,7 @@ class _Speakers:
             ("agent", "internal", "user", "representative", "rep", "advisor", "adviser", "operator", "supervisor"),
             "agent",
         )
-        | dict.fromkeys(("bot", "acd", "ivr", "system", "workflow", "assistant", "virtual agent"), "agent")
+        | dict.fromkeys(("bot", "acd", "ivr", "system", "workflow", "assistant", "virtual agent", "voicemail"), "ivr")
     )
 
     def __init__(self) -> None:

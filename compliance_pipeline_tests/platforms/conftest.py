@@ -3,21 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from compliance_pipeline.platforms.transport import Transport
-from compliance_pipeline_tests.platforms.loopback import CLIENT, GuideServer, Server
-
-
-@pytest.fixture
-def server() -> Iterator[GuideServer]:
-    server = GuideServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def media_host() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
+from compliance_pipeline_tests.platforms.loopback import CLIENT, GuideServer
 
 
 @pytest.fixture

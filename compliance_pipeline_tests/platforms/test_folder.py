@@ -120,6 +120,65 @@ def test_another_process_gives_an_unchanged_file_the_same_id(calls: Path, home: 
     assert other.stdout.split() == [r.recording_id for r in FolderPlatform(calls, home).recordings()]
 
 
+@pytest.mark.parametrize(("suffix", "content_type"), [("json", "application/json"), ("txt", "text/plain")])
+def test_a_transcript_beside_the_audio_belongs_to_it(calls: Path, home: Path, suffix: str, content_type: str) -> None:
+    audio = put(calls, "a/call.wav", b"audio")
+    put(calls, f"a/call.wav.transcript.{suffix}", b"words")
+    put(calls, f"b/call.wav.transcript.{suffix}", b"without its audio")
+    put(calls, "a/call.mp3", b"other audio")
+    for path in (calls, audio):
+        platform = FolderPlatform(path, home)
+        assert (
+            names(platform)
+            == (["a/call.mp3", "a/call.wav", f"b/call.wav.transcript.{suffix}"], ["call.wav"])[path == audio]
+        )
+        (call,) = (recording for recording in platform.recordings() if recording.path == audio)
+        location = platform.locate(call.recording_id)
+        assert isinstance(location, Ready)
+        assert location.transcript
+        assert (location.transcript.content_type, location.speakers) == (content_type, ())
+        with platform.open_media(location.transcript) as stream:
+            assert b"".join(stream) == b"words"
+        with platform.open_media(location.media) as stream:
+            assert b"".join(stream) == b"audio"
+
+
+def test_of_two_transcripts_of_a_call_one_is_used_and_the_other_is_reported(calls: Path, home: Path) -> None:
+    put(calls, "call.wav")
+    used, other = put(calls, "call.wav.transcript.json"), put(calls, "call.wav.transcript.txt")
+    platform = FolderPlatform(calls, home)
+    assert [recording.transcript for recording in platform.recordings()] == [used]
+    assert reasons(platform) == {other.name: "another transcript of the same audio is used"}
+
+
+def test_a_call_that_gets_another_transcript_is_another_recording(calls: Path, home: Path) -> None:
+    put(calls, "call.wav")
+    ids = [FolderPlatform(calls, home).recordings()[0].recording_id]
+    transcript = put(calls, "call.wav.transcript.json", b"one")
+    platform = FolderPlatform(calls, home)
+    ids.append(platform.recordings()[0].recording_id)
+    transcript.write_bytes(b"another")
+    assert isinstance(platform.locate(ids[-1]), Gone)
+    ids.append(FolderPlatform(calls, home).recordings()[0].recording_id)
+    assert len(set(ids)) == 3
+
+
+def test_a_transcript_that_is_a_link_is_not_read(calls: Path, home: Path, tmp_path: Path) -> None:
+    put(calls, "call.wav")
+    (calls / "call.wav.transcript.json").symlink_to(put(tmp_path, "secret.json"))
+    platform = FolderPlatform(calls, home)
+    assert [recording.transcript for recording in platform.recordings()] == [None]
+    assert "leaves the folder" in reasons(platform)["call.wav.transcript.json"]
+    with pytest.raises(Refused), platform.open_media(Media((calls / "call.wav.transcript.json").as_uri())):
+        pass
+
+
+def test_a_name_as_long_as_the_file_system_takes_can_be_read(calls: Path, home: Path) -> None:
+    name = "x" * 251 + ".wav"
+    put(calls, name)
+    assert names(FolderPlatform(calls, home)) == [name]
+
+
 def test_a_changed_file_is_another_recording_and_the_listed_one_is_gone(calls: Path, home: Path) -> None:
     path = put(calls, "call.wav", b"before")
     platform = FolderPlatform(calls, home)

@@ -57,6 +57,34 @@ def test_an_available_recording_with_media_is_ready(server: GuideServer, platfor
     assert platform.locate("rec-1") == Ready(Media("http://m/x?sig=1"))
 
 
+def test_a_call_says_where_its_transcript_lies_and_who_is_on_which_channel(
+    server: GuideServer, platform: GuidePlatform
+) -> None:
+    server.recordings["rec-1"] = {
+        "id": "rec-1",
+        "status": "available",
+        "mediaUri": "http://m/x",
+        "transcriptUri": "http://m/t?sig=1",
+        "channels": ["Agent", "external"],
+    }
+    assert platform.locate("rec-1") == Ready(Media("http://m/x"), Media("http://m/t?sig=1"), ("agent", "customer"))
+
+
+@pytest.mark.parametrize("channels", [None, [], ["agent", "Jane Roe"], [""]])
+def test_channels_that_are_no_roles_and_an_empty_transcript_are_none(
+    server: GuideServer, platform: GuidePlatform, channels: Any
+) -> None:
+    recording = {
+        "id": "rec-1",
+        "status": "available",
+        "mediaUri": "http://m/x",
+        "transcriptUri": "",
+        "channels": channels,
+    }
+    server.recordings["rec-1"] = recording
+    assert platform.locate("rec-1") == Ready(Media("http://m/x"))
+
+
 @pytest.mark.parametrize("status", ["deleted", "FAILED", "Error"])
 def test_a_recording_that_will_never_have_media_is_gone(
     server: GuideServer, platform: GuidePlatform, status: str
@@ -274,6 +302,7 @@ def test_the_whole_port_works_against_the_sandbox(
     with platform.open_media(location.media) as stream:
         assert b"".join(stream) == recording.media
         assert stream.last_modified is not None
+    assert (location.transcript, location.speakers) == (None, ())
     platform.tag(recording.recording_id, {"compliance_status": "VIOLATION_DETECTED"})
     platform.tag(recording.recording_id, {"compliance_status": "VIOLATION_DETECTED"})
     state.fail_next(RECORDS, method="POST", after_effect=True)
@@ -286,6 +315,26 @@ def test_the_whole_port_works_against_the_sandbox(
     assert state.counts["tags written"] == 1
     assert state.counts["fault"] == 2
     assert not state.counts["bearer leaked"]
+
+
+def test_the_transcript_of_a_call_comes_from_the_sandbox_without_the_bearer_token(
+    sandbox: tuple[PlatformState, Platform],
+) -> None:
+    state, platform = sandbox
+    call = make_recording(7, Kind.VOICE_NO_NOTICE, ended_at=datetime(2026, 1, 1, tzinfo=UTC))
+    state.add(call)
+    location = platform.locate(call.recording_id)
+    assert isinstance(location, Ready)
+    assert location.transcript
+    assert location.speakers == ("agent", "customer")
+    with platform.open_media(location.transcript) as stream:
+        assert b"".join(stream) == call.transcript
+        assert stream.content_type == "application/json"
+    assert (state.counts["transcript fetched"], state.counts["media fetched"], state.counts["bearer leaked"]) == (
+        1,
+        0,
+        0,
+    )
 
 
 def test_an_expired_url_of_the_sandbox_is_replaced_by_locating_again(

@@ -117,13 +117,36 @@ def test_a_recording_is_unknown_then_processing_then_available_with_its_media(
     processing = api.get(path)
     check_answer("get", f"{RECORDINGS}/{{recordingId}}", processing.status_code, processing.json())
     assert processing.json()["status"] == "processing"
-    assert "mediaUri" not in processing.json()
+    assert not {"mediaUri", "transcriptUri", "channels"} & processing.json().keys()
     assert httpx.get(state.media_url(recording.recording_id)).status_code == 404
     held.available_at = datetime.now(UTC)
     available = api.get(path)
     check_answer("get", f"{RECORDINGS}/{{recordingId}}", available.status_code, available.json())
     assert available.json()["status"] == "available"
     assert httpx.get(available.json()["mediaUri"]).content == recording.media
+
+
+def test_a_call_has_a_transcript_under_a_signed_url_of_its_own_and_its_channels_have_names(
+    api: httpx.Client, state: PlatformState
+) -> None:
+    state.add(call := chat(1, Kind.VOICE_NO_NOTICE))
+    answer = api.get(f"{RECORDINGS}/{call.recording_id}")
+    check_answer("get", f"{RECORDINGS}/{{recordingId}}", answer.status_code, answer.json())
+    assert answer.json()["channels"] == ["agent", "customer"]
+    url = answer.json()["transcriptUri"]
+    served = httpx.get(url)
+    assert (served.content, served.headers["content-type"]) == (call.transcript, "application/json")
+    assert state.held[call.recording_id].seen["transcript fetched"] == 1
+    assert httpx.get(url.replace("/transcripts/", "/media/")).status_code == 403
+    assert httpx.get(answer.json()["mediaUri"].replace("/media/", "/transcripts/")).status_code == 403
+    assert api.get(url).status_code == 400
+    assert state.counts["bearer leaked"] == state.held[call.recording_id].seen["bearer leaked"] == 1
+
+
+def test_what_has_no_transcript_says_nothing_of_one(api: httpx.Client, state: PlatformState) -> None:
+    state.add(recording := chat())
+    assert not {"transcriptUri", "channels"} & api.get(f"{RECORDINGS}/{recording.recording_id}").json().keys()
+    assert httpx.get(state.transcript_url(recording.recording_id)).status_code == 404
 
 
 @pytest.mark.parametrize("status", ["deleted", "failed"])

@@ -52,11 +52,135 @@ def test_a_list_of_messages_and_other_usual_keys_are_read() -> None:
     )
     assert turns(data) == [
         ("customer", 0, "hi"),
-        ("agent", 1000, ""),
+        ("ivr", 1000, ""),
         ("0", 1000, "hello"),
         ("1", 1000, "hello"),
         ("0", 1000, "bye"),
     ]
+
+
+def test_segments_have_ends_where_they_say_so() -> None:
+    data = json.dumps(
+        {
+            "segments": [
+                {"start": 0.5, "end": 2.25, "text": "hello"},
+                {"start": 3, "end": 3, "text": "an end that is none"},
+                {"start": 4, "end": {"a": 1}, "text": "nor is this"},
+            ]
+        }
+    )
+    ends = [(turn.start_ms, turn.end_ms) for turn in parse_transcript(data.encode()).turns]
+    assert ends == [(500, 2250), (3000, None), (4000, None)]
+    spoken = chat({"time": "2026-03-12T10:00:00Z", "endTime": "2026-03-12T10:00:01.5Z", "text": "hello"})
+    assert parse_transcript(spoken).turns[0].end_ms == 1500
+
+
+# --- calls, as Genesys Cloud's transcript URL gives them
+
+EPOCH_MS = 1_741_775_445_000
+
+
+def phrase(text: object, start: float | None = None, purpose: str | None = None, **more: object) -> dict[str, object]:
+    given = {"text": text, "startTimeMs": start, "participantPurpose": purpose, **more}
+    return {key: value for key, value in given.items() if value is not None or key == "text"}
+
+
+def call(*phrases: dict[str, object], **more: object) -> bytes:
+    return json.dumps({"conversationId": "c", "transcripts": [{"phrases": phrases}]} | more).encode()
+
+
+def spans(data: bytes) -> list[tuple[str, int, int | None, str]]:
+    return [(t.speaker, t.start_ms, t.end_ms, t.text) for t in parse_transcript(data, "application/json").turns]
+
+
+def test_a_call_becomes_utterances_with_times_from_its_start() -> None:
+    data = {
+        "organizationId": "o",
+        "conversationId": "c",
+        "communicationId": "m",
+        "mediaType": "call",
+        "conversationStartTime": EPOCH_MS - 60_000,
+        "startTime": EPOCH_MS,
+        "duration": {"milliseconds": 12_000},
+        "transcripts": [
+            {
+                "transcriptId": "t",
+                "language": "en-us",
+                "startTime": EPOCH_MS + 10,
+                "phrases": [
+                    phrase("hello", EPOCH_MS + 500, "internal", duration={"milliseconds": 900}, stability=1.0)
+                    | {"words": [{"word": "hello", "startTimeMs": EPOCH_MS + 500, "confidence": 0.7}]},
+                    phrase("press one", EPOCH_MS + 100, "ivr"),
+                    phrase("hi", EPOCH_MS + 2_000, "external", duration={"milliseconds": 0}),
+                ],
+            },
+            {"phrases": [phrase("goodbye", EPOCH_MS + 9_000, "agent", duration={"milliseconds": 400.4})]},
+        ],
+    }
+    expected = [
+        ("ivr", 100, None, "press one"),
+        ("agent", 500, 1400, "hello"),
+        ("customer", 2000, None, "hi"),
+        ("agent", 9000, 9400, "goodbye"),
+    ]
+    assert spans(json.dumps(data).encode()) == expected
+    assert parse_transcript(json.dumps(data).encode()) == parse_transcript(json.dumps(data).encode(), "text/plain")
+
+
+@pytest.mark.parametrize("purpose", ["ivr", "ACD", "bot", "workflow", "voicemail"])
+def test_machines_are_the_ivr(purpose: str) -> None:
+    assert spans(call(phrase("x", 1, purpose)))[0][0] == "ivr"
+
+
+def test_who_has_no_known_purpose_gets_a_number_and_no_name() -> None:
+    speakers = [
+        speaker for speaker, *_ in spans(call(phrase("x", 1, "Jane Roe"), phrase("y", 2), phrase("z", 3, "agent")))
+    ]
+    assert speakers == ["0", "1", "agent"]
+
+
+def test_times_may_start_at_nought_or_be_given_as_offsets() -> None:
+    assert [start for _, start, *_ in spans(call(phrase("x", 4500), phrase("y", 9000), startTime=EPOCH_MS))] == [
+        4500,
+        9000,
+    ]
+    offsets = [phrase("x", offset={"milliseconds": 4500}), phrase("y"), phrase("z", offset={"milliseconds": 9000})]
+    assert [start for _, start, *_ in spans(call(*offsets))] == [4500, 4500, 9000]
+    parts = {"startTime": EPOCH_MS, "transcripts": [{"startTime": EPOCH_MS + 1000, "phrases": offsets[:1]}]}
+    assert spans(json.dumps(parts).encode())[0][1] == 5500
+
+
+def test_without_a_start_of_the_call_the_first_utterance_is_it() -> None:
+    assert [start for _, start, *_ in spans(call(phrase("x", EPOCH_MS + 7), phrase("y", EPOCH_MS + 1007)))] == [0, 1000]
+    early = call(phrase("before the start", EPOCH_MS - 300, duration={"milliseconds": 500}), startTime=EPOCH_MS)
+    assert spans(early)[0][1] == 0
+
+
+NUMBERS = st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=3))
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "text": st.one_of(st.text(max_size=8), NUMBERS),
+                "startTimeMs": NUMBERS,
+                "participantPurpose": st.one_of(st.none(), st.text(max_size=5)),
+                "duration": st.one_of(NUMBERS, st.fixed_dictionaries({"milliseconds": NUMBERS})),
+                "offset": st.one_of(NUMBERS, st.fixed_dictionaries({"milliseconds": NUMBERS})),
+            },
+        ),
+        max_size=4,
+    ),
+    NUMBERS,
+)
+def test_any_phrases_are_read_in_order_or_refused(phrases: list[dict[str, object]], start: object) -> None:
+    with suppress(UnreadableTranscript):
+        found = spans(json.dumps({"startTime": start, "transcripts": [{"phrases": phrases}]}).encode())
+        assert len(found) == len(phrases)
+        assert [at for _, at, *_ in found] == sorted(at for _, at, *_ in found)
+        assert all(at >= 0 and (end is None or end > at) for _, at, end, _ in found)
 
 
 def test_plain_text_with_speakers_becomes_turns() -> None:
@@ -133,6 +257,12 @@ def test_html_parts_words_where_a_reader_sees_them_apart() -> None:
         (b'{"error": "not found"}', None, "messages"),
         (b'{"messages": [{"text": {"a": 1}}]}', None, "messages.0"),
         (b'"text"', "application/json", "messages"),
+        (b'{"transcripts": []}', None, "no words"),
+        (b'{"transcripts": [{"phrases": []}]}', None, "no words"),
+        (b'{"transcripts": [{"words": []}]}', None, "transcripts.0.phrases"),
+        (b'{"transcripts": [{"phrases": [{"startTimeMs": 1}]}]}', None, "phrases.0.text"),
+        (b'{"transcripts": [{"phrases": [{"text": "4111", "startTimeMs": "x"}]}]}', None, "phrases.0.startTimeMs"),
+        (b'{"transcripts": "4111"}', None, "transcripts"),
         (b"[" * 100_000, "application/json", "JSON"),
         (b"plain words", "application/json", "JSON"),
         (bytes(range(256)) * 10, "text/plain", "binary"),
