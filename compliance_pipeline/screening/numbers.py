@@ -1,21 +1,17 @@
-"""Card and social security numbers as digits: checks, masks, and digits in time turned into candidates. Pure.
-
-How digits are heard or read belongs to the detectors; what a candidate means belongs to the policy.
-"""
+"""Card and social security numbers as digits: checks, issuers and masks. Pure.
+How digits that were heard are put together belongs to `dictation`; what a number means belongs to the policy."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
 from itertools import accumulate
 from typing import NamedTuple
-
-from compliance_pipeline.contracts.policy import FindingKind
-from compliance_pipeline.screening.findings import Symbol
 
 Span = tuple[int, int]
 """[start, end) in a string of digits."""
 
 SHORTEST_CARD, LONGEST_CARD = 13, 19
+FEWEST_UNVERIFIED = 12
+"""Digits that are as good as a card number's, one of them unheard."""
 
 _DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
@@ -167,189 +163,6 @@ def mask_all(digits: str) -> str:
     return "*" * len(digits)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What a run of keyed or spoken digits amounts to. Times in seconds from the recording's start."""
-
-    kind: FindingKind
-    start_s: float
-    end_s: float
-    digits_count: int
-    masked: str
-    brand: str | None
-    confidence: float
-
-
-KEYED_CARD, SPOKEN_CARD = 0.99, 0.95
-CODE_WITHIN_S = 15.0
-ONE_GO_PAUSE_S = 1.5
-"""A longer pause parts what was said: 'my order is ...', the agent's question, '... and my phone is ...' would
-otherwise be one number as long as a card's."""
-CARD_ACROSS_PAUSES = 0.7
-STRAY, APART_S = 0.7, 0.5
-FEWEST_UNVERIFIED = 12
-_PIECES_AFTER_CARD = 4
-"""How many entries after a card number are looked at for its code: expiry, postcode, a menu key, the code."""
-
-
-def tone_candidates(symbols: Sequence[Symbol], max_gap_s: float = 6.0) -> list[Candidate]:
-    """Card numbers keyed as tones, and the verification codes keyed after them.
-
-    symbols: in order of time, of one channel. `#`, `*`, `A`-`D` or a pause above `max_gap_s` end an entry. Entries of
-    13-19 digits that begin like a card number but don't verify are CARD_LENGTH_NUMBER.
-    """
-    found = []
-    entries = _entries(symbols, max_gap_s)
-    for at, entry in enumerate(entries):
-        digits = _text(entry)
-        spans = card_numbers(digits)
-        for number, (start, end) in enumerate(spans, 1):
-            card = entry[start:end]
-            found.append(_card(card, KEYED_CARD))
-            pieces = _split_tail(entry[end : spans[number][0] if number < len(spans) else None])
-            if number == len(spans):
-                pieces += entries[at + 1 : at + 1 + _PIECES_AFTER_CARD]
-            if code := _code_after(card, pieces[:_PIECES_AFTER_CARD]):
-                found.append(code)
-        if not spans and SHORTEST_CARD <= len(digits) <= LONGEST_CARD and issuer_of(digits):
-            found.append(_unverified(entry))
-    return found
-
-
-def spoken_candidates(runs: Sequence[Sequence[Symbol]]) -> list[Candidate]:
-    """What each dense run of at least 12 spoken digits amounts to.
-
-    Said in one go: card numbers (0.95; 0.85 in the middle of more digits), or 12 digits and more that don't verify
-    (0.60-0.75 by how sure the digits are). Without a card number in one go, what was said between pauses may verify
-    together (0.7, for review: two other numbers said one after the other do so by chance).
-    """
-    found = []
-    for run in runs:
-        pieces = _entries(run, ONE_GO_PAUSE_S)
-        cards = [card for piece in pieces for card in _spoken_cards(_unstray(piece)) or _spoken_cards(piece)]
-        cards = cards or [_card(joined, CARD_ACROSS_PAUSES) for joined in _joined_cards(pieces)]
-        found += cards or [_unverified(piece) for piece in pieces if len(piece) >= FEWEST_UNVERIFIED]
-    return found
-
-
-def _spoken_cards(piece: Sequence[Symbol]) -> list[Candidate]:
-    digits = _text(piece)
-    return [
-        _card(piece[start:end], SPOKEN_CARD if start == 0 or end == len(digits) else SPOKEN_CARD - 0.1)
-        for start, end in card_numbers(digits)
-    ]
-
-
-def _unstray(piece: Sequence[Symbol]) -> Sequence[Symbol]:
-    """Without doubtful digits that stand apart at either end: a word before the number that sounds like a digit.
-
-    With it, one number in ten verifies a digit too early.
-    """
-    first, last = 0, len(piece) - 1
-    while first < last and piece[first].confidence < STRAY and piece[first + 1].start - piece[first].end > APART_S:
-        first += 1
-    while first < last and piece[last].confidence < STRAY and piece[last].start - piece[last - 1].end > APART_S:
-        last -= 1
-    return piece[first : last + 1]
-
-
-def _joined_cards(pieces: Sequence[Sequence[Symbol]]) -> list[list[Symbol]]:
-    """Neighbouring pieces that are, put together whole, one card number."""
-    cards = []
-    for first in range(len(pieces)):
-        joined: list[Symbol] = []
-        for piece in pieces[first:]:
-            joined += piece
-            if len(joined) > LONGEST_CARD:
-                break
-            if card_numbers(_text(joined)) == [(0, len(joined))]:
-                cards.append(list(joined))
-                break
-    return cards
-
-
-def _text(symbols: Sequence[Symbol]) -> str:
-    return "".join(symbol.char for symbol in symbols)
-
-
-def _entries(symbols: Sequence[Symbol], max_gap_s: float) -> list[list[Symbol]]:
-    entries: list[list[Symbol]] = [[]]
-    for symbol in symbols:
-        if not symbol.char.isdigit():
-            entries.append([])
-            continue
-        if entries[-1] and symbol.start - entries[-1][-1].end > max_gap_s:
-            entries.append([])
-        entries[-1].append(symbol)
-    return [entry for entry in entries if entry]
-
-
-def _card(symbols: Sequence[Symbol], confidence: float) -> Candidate:
-    digits = _text(symbols)
-    return Candidate(
-        FindingKind.CARD_NUMBER,
-        symbols[0].start,
-        symbols[-1].end,
-        len(digits),
-        mask_card(digits),
-        iin_brand(digits),
-        confidence,
-    )
-
-
-def _unverified(symbols: Sequence[Symbol]) -> Candidate:
-    digits = _text(symbols)
-    mean = sum(symbol.confidence for symbol in symbols) / len(symbols)
-    sure = min(1.0, max(0.0, (mean - 0.65) / 0.35))
-    return Candidate(
-        FindingKind.CARD_LENGTH_NUMBER,
-        symbols[0].start,
-        symbols[-1].end,
-        len(digits),
-        mask_all(digits),
-        None,
-        round(0.60 + 0.15 * sure, 3),
-    )
-
-
 def looks_like_expiry(digits: str) -> bool:
     """MMYY of a card that is or was lately in use."""
     return len(digits) == 4 and "01" <= digits[:2] <= "12" and "20" <= digits[2:] <= "49"
-
-
-def _split_tail(rest: list[Symbol]) -> list[list[Symbol]]:
-    """What was keyed on after a card number without a pause: expiry and code together are two pieces."""
-    if len(rest) in (7, 8) and looks_like_expiry(_text(rest[:4])):
-        return [rest[:4], rest[4:]]
-    return [rest] if rest else []
-
-
-def _code_after(card: Sequence[Symbol], pieces: list[list[Symbol]]) -> Candidate | None:
-    """The verification code among the entries keyed after a card number: 4 digits for American Express, else 3.
-
-    Four digits of another network are an expiry date if they read as one, else a PIN or code all the same, but less
-    sure.
-    """
-    is_amex = iin_brand(_text(card)) == "American Express"
-    end = card[-1].end
-    for at, piece in enumerate(pieces):
-        if piece[0].start - end > CODE_WITHIN_S:
-            return None
-        digits = _text(piece)
-        end = piece[-1].end
-        if len(digits) == 3:
-            confidence = 0.8 if is_amex else 0.95
-        elif len(digits) == 4:
-            more = any(
-                len(later) in (3, 4) and later[0].start - end <= CODE_WITHIN_S for later in pieces[at + 1 : at + 2]
-            )
-            expiry = looks_like_expiry(digits)
-            if expiry and (more or not is_amex):
-                continue
-            confidence = 0.6 if expiry or not is_amex else 0.95
-        else:
-            continue
-        return Candidate(
-            FindingKind.CARD_VERIFICATION_CODE, piece[0].start, end, len(digits), mask_all(digits), None, confidence
-        )
-    return None
