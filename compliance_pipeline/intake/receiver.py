@@ -1,30 +1,45 @@
 """The webhook receiver (ASGI): check, minimise, tokenise, store durably, answer. Nothing else happens in a request.
 
-Signature and schema live here; what becomes of a stored event is decided in the inbox, never here.
+Events of the platform, and verdicts of an external engine. What becomes of them is decided in the inbox, never here.
 """
 
 import asyncio
-import json
 import logging
 import queue
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
-from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from sqlalchemy.exc import DataError, OperationalError, SQLAlchemyError
+from standardwebhooks.webhooks import Webhook
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from compliance_pipeline.asgi import (
+    BODY_SECONDS,
+    Rejected,
+    figures,
+    healthz,
+    line,
+    parsed,
+    read_body,
+    refusing,
+    schema_fault,
+    verified,
+)
+from compliance_pipeline.clock import Clock, utc_now
+from compliance_pipeline.contracts.engine import stored_form
 from compliance_pipeline.contracts.event import Participant, RecordingEvent
+from compliance_pipeline.contracts.verdict import VerdictRefused, parse_verdict
+from compliance_pipeline.intake import callbacks
+from compliance_pipeline.intake.callbacks import POLICY_PARAMETER, Message, MessageIdReused, UnknownRecording
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, Stored
 from compliance_pipeline.intake.tokens import Tokenizer
 from compliance_pipeline.settings import Settings
@@ -34,46 +49,11 @@ EVENT_SOURCE = "recording-pipeline"
 SOURCE = "guide"
 """The platform adapter whose events this endpoint understands."""
 
-BODY_SECONDS = 10.0
 MAX_BATCH = 256
 RETRY_AFTER_SECONDS = 5
 
-_WEBHOOK_ID = re.compile(r"[A-Za-z0-9._:-]{1,256}")
+_POLICY = re.compile(r"[\w.@+:-]{0,128}")
 _log = logging.getLogger(__name__)
-
-
-class Rejected(Exception):
-    """A request that is not taken. `message` is sent back: it says what is wrong and never repeats the input."""
-
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        message: str,
-        fields: list[dict[str, str]] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.reason, self.headers = status, reason, headers
-        self.body: dict[str, Any] = {"error": message} | ({"fields": fields} if fields else {})
-
-
-def parse(body: bytes) -> RecordingEvent:
-    """The event in `body`. Raises Rejected: 400 if it is not JSON, 422 naming the fields if it breaks the schema."""
-    try:
-        return RecordingEvent.model_validate_json(body)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-    if problems[0]["type"] == "json_invalid":
-        raise Rejected(400, "json", problems[0]["msg"])
-    fields = [
-        {"field": ".".join(map(str, problem["loc"])) or "event", "problem": problem["msg"]} for problem in problems
-    ]
-    raise Rejected(422, "schema", "the event does not match the schema: " + _sentence(fields), fields)
-
-
-def _sentence(fields: list[dict[str, str]]) -> str:
-    return "; ".join(f"{field['field']}: {field['problem']}" for field in fields)
 
 
 def minimise(event: RecordingEvent, tokens: Tokenizer) -> RecordingEvent:
@@ -109,8 +89,7 @@ def _bare_uri(uri: str, recording_id: str, tokens: Tokenizer) -> str:
         for piece in parts.path.split("/")
     )
     if not (bare := urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "", ""))):
-        problem = {"field": "mediaUri", "problem": "is not an address"}
-        raise Rejected(422, "schema", "the event does not match the schema: " + _sentence([problem]), [problem])
+        raise schema_fault("event", [{"field": "mediaUri", "problem": "is not an address"}])
     return bare
 
 
@@ -179,23 +158,31 @@ class _Metrics:
         self.events = Counter("events", "Events stored", ["event", "outcome"], "compliance", registry=registry)
         self.duplicates = Counter("duplicates", "Events that were repeats", (), "compliance", registry=registry)
         self.rejected = Counter("rejected", "Requests not taken", ["reason"], "compliance", registry=registry)
+        self.verdicts = Counter(
+            "engine_verdicts", "Verdicts that engines called back with", ["verdict", "outcome"], "compliance",
+            registry=registry,
+        )  # fmt: skip
+        self.verdicts_rejected = Counter(
+            "engine_verdicts_rejected", "Verdicts not taken", ["reason"], "compliance", registry=registry
+        )
         self.store = Histogram("store_seconds", "Time of one inbox transaction", (), "compliance", registry=registry)
         self.rows = Gauge("inbox_rows", "Rows of the inbox", ["state"], "compliance", registry=registry)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def create_app(
-    settings: Settings, *, clock: Callable[[], datetime] = _utc_now, body_seconds: float = BODY_SECONDS
+    settings: Settings,
+    *,
+    clock: Clock = utc_now,
+    body_seconds: float = BODY_SECONDS,
 ) -> Starlette:
     """The receiver. A repeat gets the first answer again with `duplicate` true and the first correlation id.
+
 
     `clock` gives the times that are stored; the signature's age is always checked against the system's clock.
     """
     inbox = Inbox(settings.inbox_database_url)
     webhook = Webhook(settings.webhook_signing_secret)
+    callback_webhook = Webhook(settings.callback_signing_secret)
     tokens = Tokenizer(settings.participant_token_key)
     metrics = _Metrics()
     commits: GroupCommit
@@ -205,79 +192,56 @@ def create_app(
             inbox.create()
             return inbox.store(events, clock())
 
-    async def read_body(request: Request) -> bytes:
-        too_large = Rejected(
-            413,
-            "too_large",
-            f"the body is larger than {settings.max_body_bytes} bytes",
-            headers={"Connection": "close"},
-        )
-        if int(request.headers.get("content-length", 0)) > settings.max_body_bytes:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(body_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > settings.max_body_bytes:
-                        raise too_large
-        except TimeoutError:
-            message = f"the body did not arrive within {body_seconds:g} s"
-            raise Rejected(408, "slow", message, headers={"Connection": "close"}) from None
-        except ClientDisconnect:
-            raise Rejected(400, "disconnected", "the body ended early") from None
-        return bytes(body)
-
-    def check_signature(body: bytes, headers: dict[str, str]) -> str:
-        try:
-            text = body.decode()
-        except UnicodeDecodeError:
-            raise Rejected(400, "json", "the body is not UTF-8") from None
-        try:
-            webhook.verify(text, headers, json_parse=False)
-        except WebhookVerificationError as error:
-            if "too old" in str(error) or "too new" in str(error):
-                hint = "webhook-timestamp must be within 5 minutes of this server's clock, sign and send again"
-                raise Rejected(401, "stale", f"{error}: {hint}") from None
-            raise Rejected(401, "signature", f"{error}: see standardwebhooks.com") from None
-        except ValueError:
-            raise Rejected(401, "signature", "malformed webhook-signature: see standardwebhooks.com") from None
-        if not _WEBHOOK_ID.fullmatch(correlation_id := headers["webhook-id"]):
-            raise Rejected(400, "webhook_id", "webhook-id: 1 to 256 letters, digits, '.', '_', ':' or '-'")
-        return correlation_id
-
     async def take(request: Request) -> Response:
         if request.headers.get("x-genesys-event-source") != EVENT_SOURCE:
             raise Rejected(401, "source", f"X-Genesys-Event-Source must be {EVENT_SOURCE}")
-        body = await read_body(request)
-        correlation_id = check_signature(body, dict(request.headers))
-        event = minimise(parse(body), tokens)
+        body = await read_body(request, settings.max_body_bytes, body_seconds)
+        correlation_id = verified(webhook, body, request.headers)
+        event = minimise(parsed(RecordingEvent, body, "event"), tokens)
         now = clock()
         # An event can't be from the future: the hour to come has no partition yet.
         available_at = min(event.event_time or now, now)
         try:
             stored = await commits.put(IncomingEvent(event, SOURCE, correlation_id, available_at))
         except Exception as error:
-            _log.error(_line("storage", error=type(error).__name__, recording=event.recording_id))
+            _log.error(line("storage", error=type(error).__name__, recording=event.recording_id))
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             raise Rejected(503, "storage", "the inbox can't store now: send again", headers=headers) from None
         outcome = "duplicate" if stored.duplicate else "accepted"
         metrics.events.labels(event.event.value, outcome).inc()
         if stored.duplicate:
             metrics.duplicates.inc()
-        _log.info(_line(outcome, recording=stored.recording_id, event=event.event.value, seq=stored.seq))
+        _log.info(line(outcome, recording=stored.recording_id, event=event.event.value, seq=stored.seq))
         return JSONResponse(stored.response)
 
-    async def ingest(request: Request) -> Response:
+    async def take_verdict(request: Request) -> Response:
+        body = await read_body(request, settings.max_body_bytes, body_seconds)
+        message_id = verified(callback_webhook, body, request.headers)
         try:
-            return await take(request)
-        except Rejected as rejected:
-            metrics.rejected.labels(rejected.reason).inc()
-            _log.warning(_line("rejected", reason=rejected.reason, status=rejected.status))
-            return JSONResponse(rejected.body, rejected.status, rejected.headers)
-
-    async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+            verdict = stored_form(parse_verdict(body))
+        except VerdictRefused as error:
+            raise Rejected(422, "schema", str(error)) from None
+        if not _POLICY.fullmatch(policy := request.query_params.get(POLICY_PARAMETER, "")):
+            raise Rejected(400, "address", f"{POLICY_PARAMETER}: not a policy version; use the callback URL as given")
+        message = Message(message_id, sha256(body).hexdigest(), policy)
+        try:
+            await asyncio.to_thread(inbox.create)
+            duplicate = await asyncio.to_thread(callbacks.take, inbox.engine, message, verdict, clock())
+        except UnknownRecording:
+            raise Rejected(404, "unknown_recording", "no event of this recording was ever received here") from None
+        except MessageIdReused:
+            why = "another verdict came under this webhook-id: each message needs an id of its own"
+            raise Rejected(409, "reused_id", why) from None
+        except DataError:
+            raise Rejected(422, "schema", "a text of the verdict can't be stored: no control characters") from None
+        except SQLAlchemyError as error:
+            _log.error(line("storage", error=type(error).__name__, recording=verdict.recording_id))
+            headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            raise Rejected(503, "storage", "the inbox can't store now: send again", headers=headers) from None
+        outcome = "duplicate" if duplicate else "accepted"
+        metrics.verdicts.labels(verdict.verdict.value, outcome).inc()
+        _log.info(line(f"verdict {outcome}", recording=verdict.recording_id, verdict=verdict.verdict.value))
+        return JSONResponse({"recordingId": verdict.recording_id, "status": "accepted", "duplicate": duplicate})
 
     async def readyz(_request: Request) -> Response:
         try:
@@ -292,8 +256,8 @@ def create_app(
                 metrics.rows.labels(state.value).set(count)
         except Exception as error:
             metrics.rows.clear()
-            _log.error(_line("metrics", error=type(error).__name__))
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+            _log.error(line("metrics", error=type(error).__name__))
+        return figures(metrics.registry)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -302,22 +266,21 @@ def create_app(
         try:
             await asyncio.to_thread(inbox.create)
         except Exception as error:  # starts anyway: /readyz says so, and the first event tries again
-            _log.error(_line("storage", error=type(error).__name__))
+            _log.error(line("storage", error=type(error).__name__))
         yield
         await asyncio.to_thread(commits.close)
         inbox.close()
 
     routes = [
-        Route("/api/v1/ingest/recording", ingest, methods=["POST"]),
+        Route("/api/v1/ingest/recording", refusing(take, metrics.rejected, _log), methods=["POST"]),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", show_metrics),
     ]
+    if settings.engine_url:
+        handler = refusing(take_verdict, metrics.verdicts_rejected, _log)
+        routes.append(Route(callbacks.PATH, handler, methods=["POST"]))
     return Starlette(routes=routes, lifespan=lifespan)
-
-
-def _line(outcome: str, **fields: Any) -> str:
-    return json.dumps({"outcome": outcome, **fields})
 
 
 def serve(settings: Settings) -> None:

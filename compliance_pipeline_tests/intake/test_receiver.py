@@ -55,8 +55,8 @@ def body_of(recording_id: str = "rec-1", **fields: Any) -> bytes:
 class Running:
     """A receiver that listens on a free port of the loopback, in a thread."""
 
-    def __init__(self, app: Starlette) -> None:
-        config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    def __init__(self, app: Starlette, port: int = 0) -> None:
+        config = uvicorn.Config(app, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
