@@ -1,6 +1,6 @@
 """Rows of the warehouse's tables, as the pipeline hands them over; the tables themselves are in sql/schema.sql."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
@@ -53,6 +53,10 @@ class FindingRow:
     end_ms: int
     confidence: float
     masked: str
+    fingerprint: str | None = None
+    phrase: str | None = None
+    located: bool = True
+    spans: list[list[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class VerdictRow:
     recommended_action: str
     correlation_id: str
     unscreenable_reason: str | None
+    undetermined_rules: list[str]
     judged_at: datetime
     run_id: str
 
@@ -95,6 +100,7 @@ class ViolationRow:
     confidence: float
     masked: str
     hits: int
+    finding_no: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +130,21 @@ class StageTimeRow:
     seconds: float
 
 
-Row = RecordingRow | MediaRow | FindingRow | VerdictRow | ViolationRow | RemediationRow | StageTimeRow
+@dataclass(frozen=True, slots=True)
+class EvidenceRow:
+    table: ClassVar[str] = "evidence"
+    recording_id: str
+    engine_version: str
+    finding_no: int
+    partition_hour: datetime
+    status: str
+    reason: str | None
+    uri: str | None
+    start_ms: int | None
+    end_ms: int | None
+    sha256: str | None
+    made_at: datetime
+    run_id: str
+
+
+Row = RecordingRow | MediaRow | FindingRow | VerdictRow | ViolationRow | RemediationRow | StageTimeRow | EvidenceRow

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from compliance_pipeline.warehouse.tables import (
+    EvidenceRow,
     FindingRow,
     MediaRow,
     RecordingRow,
@@ -64,10 +65,11 @@ def verdict(recording_id: str = "rec-1", value: str = "VIOLATION_DETECTED", **ch
         severity="high" if found else None,
         confidence_score=0.99 if found else None,
         timestamp_offset_ms=1_000 if found else None,
-        evidence_snippet="recording:rec-1#t=1.000" if found else None,
+        evidence_snippet=None,
         recommended_action="ROUTE_TO_COMPLIANCE_QUEUE" if found else "NONE",
         correlation_id="msg-1",
         unscreenable_reason="gone" if value == "UNSCREENABLE" else None,
+        undetermined_rules=["REC-CONSENT-01"] if value == "UNDETERMINED" else [],
         judged_at=HOUR,
         run_id="run-1",
     )
@@ -112,4 +114,15 @@ def stage(
     return StageTimeRow(recording_id, name, hour, channel, hour, hour + timedelta(seconds=seconds), seconds)
 
 
-ONE_OF_EACH: tuple[Row, ...] = (recording(), media(), finding(), verdict(), violation(), remediation(), stage())
+def evidence(recording_id: str = "rec-1", **changes: Any) -> EvidenceRow:
+    row = EvidenceRow(
+        recording_id, "engine-1", 0, HOUR, "verified", None, "evidence/rec-1/engine-1/0.flac", 0, 21_000, "ab" * 32,
+        HOUR, "run-1",
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+ONE_OF_EACH: tuple[Row, ...] = (
+    recording(), media(), finding(), verdict(), violation(), remediation(), stage(),
+    evidence(),
+)  # fmt: skip

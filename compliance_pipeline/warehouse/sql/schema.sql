@@ -70,6 +70,10 @@ CREATE TABLE IF NOT EXISTS findings (
     end_ms          BIGINT NOT NULL,
     confidence      DOUBLE NOT NULL,
     masked          VARCHAR NOT NULL,
+    fingerprint     VARCHAR,
+    phrase          VARCHAR,
+    located         BOOLEAN NOT NULL,
+    spans           BIGINT[][] NOT NULL,
     PRIMARY KEY (recording_id, engine_version, finding_no)
 );
 COMMENT ON TABLE findings IS 'What the detectors found, before any policy; a new policy is evaluated from these.';
@@ -77,13 +81,17 @@ COMMENT ON COLUMN findings.recording_id IS 'The platform''s id of the recording.
 COMMENT ON COLUMN findings.engine_version IS 'Engine that screened: code version and digit model.';
 COMMENT ON COLUMN findings.finding_no IS 'Number of the finding in its recording.';
 COMMENT ON COLUMN findings.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
-COMMENT ON COLUMN findings.kind IS 'card_number, card_length_number, card_verification_code or government_id.';
-COMMENT ON COLUMN findings.detector IS 'What found it: tones, digits or text.';
+COMMENT ON COLUMN findings.kind IS 'card_number, card_length_number, card_verification_code, card_pin, government_id, health_id, bank_account, phone_number, email_address or phrase.';
+COMMENT ON COLUMN findings.detector IS 'What found it: tones, digits, text or phrases.';
 COMMENT ON COLUMN findings.speaker IS 'agent, customer, or the audio channels index.';
 COMMENT ON COLUMN findings.start_ms IS 'Milliseconds from the start of the recording.';
 COMMENT ON COLUMN findings.end_ms IS 'Milliseconds from the start of the recording.';
 COMMENT ON COLUMN findings.confidence IS '0 to 1; an engineering value, not a calibrated probability.';
 COMMENT ON COLUMN findings.masked IS 'Card numbers at most BIN and last four (PCI DSS 4.0.1, 3.4.1), all else masked whole.';
+COMMENT ON COLUMN findings.fingerprint IS 'Keyed digest of the number (PCI DSS 4.0.1, 3.5.1.1): the same wherever it is said again.';
+COMMENT ON COLUMN findings.phrase IS 'Entry of the policy pack''s lexicon, for kind phrase.';
+COMMENT ON COLUMN findings.located IS 'False where start and end are not those of what was found, only of where it must lie behind.';
+COMMENT ON COLUMN findings.spans IS 'All places where its digits were said, [start, end] in milliseconds: what evidence must mask.';
 
 CREATE TABLE IF NOT EXISTS verdicts (
     recording_id        VARCHAR NOT NULL,
@@ -101,6 +109,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     recommended_action  VARCHAR NOT NULL,
     correlation_id      VARCHAR NOT NULL,
     unscreenable_reason VARCHAR,
+    undetermined_rules  VARCHAR[] NOT NULL,
     judged_at           TIMESTAMPTZ NOT NULL,
     run_id              VARCHAR NOT NULL,
     PRIMARY KEY (recording_id, policy_version, engine_version)
@@ -111,16 +120,17 @@ COMMENT ON COLUMN verdicts.policy_version IS 'Policy pack, version and digest of
 COMMENT ON COLUMN verdicts.engine_version IS 'Engine that screened: code version and digit model.';
 COMMENT ON COLUMN verdicts.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
 COMMENT ON COLUMN verdicts.channel IS 'voice, chat or email.';
-COMMENT ON COLUMN verdicts.verdict IS 'VIOLATION_DETECTED, REVIEW_REQUIRED, NO_VIOLATION or UNSCREENABLE.';
+COMMENT ON COLUMN verdicts.verdict IS 'VIOLATION_DETECTED, REVIEW_REQUIRED, NO_VIOLATION, UNDETERMINED or UNSCREENABLE.';
 COMMENT ON COLUMN verdicts.violation_type IS 'Type of violation, in the guides terms (PCI_MID_CAPTURE, ...).';
 COMMENT ON COLUMN verdicts.rule_id IS 'Rule that decided the verdict.';
 COMMENT ON COLUMN verdicts.severity IS 'Severity of the rule: low, medium, high or critical.';
 COMMENT ON COLUMN verdicts.confidence_score IS 'Confidence of the finding that decided.';
 COMMENT ON COLUMN verdicts.timestamp_offset_ms IS 'From the start of the recording to the finding.';
-COMMENT ON COLUMN verdicts.evidence_snippet IS 'URI of the span; carries no content.';
+COMMENT ON COLUMN verdicts.evidence_snippet IS 'Evidence that another engine named, without its query; ours is in latest_verdicts once the masked clip is verified.';
 COMMENT ON COLUMN verdicts.recommended_action IS 'ROUTE_TO_COMPLIANCE_QUEUE, CHECK_MEDIA or NONE.';
 COMMENT ON COLUMN verdicts.correlation_id IS 'Id of the event delivery that led here.';
 COMMENT ON COLUMN verdicts.unscreenable_reason IS 'Why the media could not be screened, in one word.';
+COMMENT ON COLUMN verdicts.undetermined_rules IS 'Rules that apply and could not be decided; most need a transcript.';
 COMMENT ON COLUMN verdicts.judged_at IS 'When the recording was screened.';
 COMMENT ON COLUMN verdicts.run_id IS 'Dagster run that judged.';
 
@@ -140,6 +150,7 @@ CREATE TABLE IF NOT EXISTS violations (
     confidence      DOUBLE NOT NULL,
     masked          VARCHAR NOT NULL,
     hits            INTEGER NOT NULL,
+    finding_no      INTEGER,
     PRIMARY KEY (recording_id, policy_version, engine_version, rule_id)
 );
 COMMENT ON TABLE violations IS 'Every rule that a recording broke, with its best finding.';
@@ -152,12 +163,13 @@ COMMENT ON COLUMN violations.channel IS 'voice, chat or email.';
 COMMENT ON COLUMN violations.verdict IS 'VIOLATION_DETECTED or REVIEW_REQUIRED.';
 COMMENT ON COLUMN violations.violation_type IS 'Type of violation, in the guides terms (PCI_MID_CAPTURE, ...).';
 COMMENT ON COLUMN violations.severity IS 'Severity of the rule: low, medium, high or critical.';
-COMMENT ON COLUMN violations.detector IS 'What found it: tones, digits or text.';
+COMMENT ON COLUMN violations.detector IS 'What found it: tones, digits, text, phrases, metadata (a fact about the recording) or external (another engine).';
 COMMENT ON COLUMN violations.speaker IS 'agent, customer, or the audio channels index.';
 COMMENT ON COLUMN violations.start_ms IS 'Milliseconds from the start of the recording.';
 COMMENT ON COLUMN violations.confidence IS '0 to 1; an engineering value, not a calibrated probability.';
 COMMENT ON COLUMN violations.masked IS 'What was found, masked.';
 COMMENT ON COLUMN violations.hits IS 'Findings that match the rule.';
+COMMENT ON COLUMN violations.finding_no IS 'Number of the best finding in its recording; NULL where the rule fired on what was missing, or by another engine.';
 
 CREATE TABLE IF NOT EXISTS remediations (
     recording_id    VARCHAR NOT NULL,
@@ -202,6 +214,35 @@ COMMENT ON COLUMN stage_times.channel IS 'voice, chat or email.';
 COMMENT ON COLUMN stage_times.started_at IS 'When the stage began.';
 COMMENT ON COLUMN stage_times.ended_at IS 'When the stage ended.';
 COMMENT ON COLUMN stage_times.seconds IS 'How long it took.';
+
+CREATE TABLE IF NOT EXISTS evidence (
+    recording_id    VARCHAR NOT NULL,
+    engine_version  VARCHAR NOT NULL,
+    finding_no      INTEGER NOT NULL,
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    status          VARCHAR NOT NULL,
+    reason          VARCHAR,
+    uri             VARCHAR,
+    start_ms        BIGINT,
+    end_ms          BIGINT,
+    sha256          VARCHAR,
+    made_at         TIMESTAMPTZ NOT NULL,
+    run_id          VARCHAR NOT NULL,
+    PRIMARY KEY (recording_id, engine_version, finding_no)
+);
+COMMENT ON TABLE evidence IS 'The masked clip of each finding behind a broken rule, or why there is none.';
+COMMENT ON COLUMN evidence.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN evidence.engine_version IS 'Engine that screened: code version and digit model.';
+COMMENT ON COLUMN evidence.finding_no IS 'Number of the finding in its recording.';
+COMMENT ON COLUMN evidence.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN evidence.status IS 'verified: masked, screened again, kept; refused: unsafe to show; unavailable: not made.';
+COMMENT ON COLUMN evidence.reason IS 'Why there is no clip; ''text'': the finding''s masked number is the evidence.';
+COMMENT ON COLUMN evidence.uri IS 'File of the clip, relative to the home folder; masked audio only.';
+COMMENT ON COLUMN evidence.start_ms IS 'Start of the clip, milliseconds from the start of the recording.';
+COMMENT ON COLUMN evidence.end_ms IS 'End of the clip, milliseconds from the start of the recording.';
+COMMENT ON COLUMN evidence.sha256 IS 'Digest of the clip''s file.';
+COMMENT ON COLUMN evidence.made_at IS 'When the clip was made or refused, or last tried.';
+COMMENT ON COLUMN evidence.run_id IS 'Dagster run that made this row.';
 
 CREATE TABLE IF NOT EXISTS latency_by_hour (
     partition_hour   TIMESTAMPTZ NOT NULL,
@@ -251,9 +292,19 @@ CREATE TABLE IF NOT EXISTS schema_digest (digest VARCHAR PRIMARY KEY);
 COMMENT ON TABLE schema_digest IS 'SHA-256 of the schema that this file was brought up to.';
 COMMENT ON COLUMN schema_digest.digest IS 'One row.';
 
+-- The evidence is the masked clip, as soon as it is verified; never the recording itself.
 CREATE OR REPLACE VIEW latest_verdicts AS
-SELECT * FROM verdicts
-QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id ORDER BY judged_at DESC) = 1;
+SELECT v.* REPLACE (coalesce(e.uri, v.evidence_snippet) AS evidence_snippet)
+FROM (
+    FROM verdicts
+    QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id ORDER BY judged_at DESC) = 1
+) v
+LEFT JOIN violations x
+    ON x.partition_hour = v.partition_hour AND x.recording_id = v.recording_id AND x.rule_id = v.rule_id
+    AND x.policy_version = v.policy_version AND x.engine_version = v.engine_version
+LEFT JOIN evidence e
+    ON e.partition_hour = v.partition_hour AND e.recording_id = v.recording_id AND e.finding_no = x.finding_no
+    AND e.engine_version = v.engine_version AND e.status = 'verified';
 
 CREATE OR REPLACE VIEW latest_remediations AS
 SELECT * FROM remediations

@@ -1,0 +1,416 @@
+"""The evidence step: a masked, verified clip for each finding behind a broken rule, as a plain function. No Dagster.
+
+A second pass over the recording, after it was flagged; how clips are cut and masked is `media.clips`'s.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from logging import getLogger
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+from compliance_pipeline.contracts.event import Channel
+from compliance_pipeline.contracts.policy import FindingKind
+from compliance_pipeline.intake.hours import partition_hour
+from compliance_pipeline.media.clips import (
+    PAD_MS,
+    Clip,
+    MemoryMedia,
+    Refusal,
+    Remains,
+    Screener,
+    Span,
+    Wanted,
+    decode,
+    make_clips,
+)
+from compliance_pipeline.media.decode import MediaReader, UnscreenableMedia, decode_audio
+from compliance_pipeline.platforms.port import Gone, NotYet, PlatformError
+from compliance_pipeline.screening.engine import EmbeddedEngine
+from compliance_pipeline.screening.findings import Symbol
+from compliance_pipeline.steps import BATCH_LIMIT, STORE_EVERY_S, Batch, Pipeline
+from compliance_pipeline.warehouse.tables import EvidenceRow
+from compliance_pipeline.warehouse.warehouse import Warehouse
+
+log = getLogger(__name__)
+
+FOLDER = "evidence"
+MAX_CLIPS = 20
+"""Of one recording: those that name its broken rules first, then the earliest findings."""
+RETRY_AFTER = timedelta(minutes=10)
+"""A platform that is down is not asked for every clip of the hour again by every run."""
+UNLOCATED_REACH_MS = 60_000
+"""A number is put together from turns up to a minute apart; so it lies within a minute of its cue."""
+FEWEST_DIGITS = 2
+"""One alone is mostly 'for', 'to' or 'won'; two cost 1% of ordinary talk (60 clips of human speech), and may be what
+is left of a number."""
+LONGEST_PAUSE_S = 2.5
+LEAST_CONFIDENCE = 0.5
+
+STALE_S = 3600.0
+
+VERIFIED, REFUSED, UNAVAILABLE = "verified", "refused", "unavailable"
+TEXT, GONE, TOO_MANY = "text", "gone", "the recording has its share of clips already"
+_FOR_GOOD = (TEXT, GONE, TOO_MANY)
+_NO_VIOLATION_ALONE = (FindingKind.PHRASE, FindingKind.PHONE_NUMBER, FindingKind.EMAIL_ADDRESS)
+
+
+@dataclass(slots=True)
+class EvidenceReport:
+    """Findings by what became of their clips, and recordings left for the next run. size_bytes: of the clips.
+
+    text: findings of chats and e-mails, which have no clip.
+    """
+
+    made: int = 0
+    refused: int = 0
+    unavailable: int = 0
+    text: int = 0
+    left: int = 0
+    size_bytes: int = 0
+    seconds: float = 0.0
+
+
+def keep_evidence(pipeline: Pipeline, run_id: str, since: datetime) -> EvidenceReport:
+    """Evidence for every hour from `since` on that lacks some, newest first."""
+    together = EvidenceReport()
+    now = pipeline.clock()
+    for hour in hours_that_lack_evidence(pipeline.warehouse, pipeline.engine.version, since, now):
+        report = evidence_batch(pipeline, Batch(partition_hour(hour), run_id, run_id, False, now))
+        for figure in fields(EvidenceReport):
+            setattr(together, figure.name, getattr(together, figure.name) + getattr(report, figure.name))
+    return together
+
+
+def hours_that_lack_evidence(warehouse: Warehouse, engine: str, since: datetime, now: datetime) -> list[datetime]:
+    """Hours from `since` on in which something was found and no clip was made yet, or none could be made for now."""
+    rows = warehouse.select(_LACKING, {"engine": engine, "since": since, "tried": now - RETRY_AFTER})
+    return [row["partition_hour"] for row in rows]
+
+
+_LACKING = """
+SELECT DISTINCT v.partition_hour
+FROM violations v
+LEFT JOIN evidence e
+    ON e.partition_hour = v.partition_hour AND e.recording_id = v.recording_id
+    AND e.engine_version = v.engine_version AND e.finding_no = v.finding_no
+WHERE v.partition_hour >= $since AND v.engine_version = $engine AND v.finding_no IS NOT NULL
+  AND (e.status IS NULL OR (e.status = 'unavailable' AND e.made_at < $tried AND e.reason NOT IN ('text', 'gone')))
+ORDER BY 1 DESC
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One recording: all its findings, and which of them still lack a clip (the most telling first)."""
+
+    recording_id: str
+    is_voice: bool
+    duration_ms: int | None
+    """As it was screened; None where its end was missing then."""
+    findings: tuple[Mapping[str, Any], ...] = field(repr=False)
+    pending: tuple[int, ...]
+    is_retry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Unavailable:
+    number: int
+    reason: str
+
+
+_Outcome = Clip | Refusal | _Unavailable
+
+
+def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
+    """Make the clips that the hour's violations lack, whichever run flagged them; a row for each finding says where
+    its clip is or why there is none.
+
+    Done again it changes nothing: a clip has the same bytes and the same name each time. A recording that can't be
+    fetched now is tried again by a run after RETRY_AFTER. One recording's failure is its own.
+    """
+    started = monotonic()
+    if not isinstance(pipeline.engine, EmbeddedEngine):
+        return EvidenceReport()  # another engine says what it found, not where all of its digits are
+    engine = pipeline.engine.version
+    screener = partial(remaining_digits, pipeline.engine)
+    cases = _cases(pipeline, batch, engine)
+    report = EvidenceReport(left=max(0, len(cases) - BATCH_LIMIT))
+    rows: list[EvidenceRow] = []
+    stored_at = monotonic()
+    with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="evidence") as pool:
+        futures = {pool.submit(_clips, pipeline, case, screener): case for case in cases[:BATCH_LIMIT]}
+        try:
+            for future in as_completed(futures):
+                rows += _rows(pipeline, batch, engine, futures[future], future.result(), report)
+                if monotonic() - stored_at > STORE_EVERY_S:
+                    _store(pipeline.warehouse, rows)
+                    rows, stored_at = [], monotonic()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    _store(pipeline.warehouse, rows)
+    report.seconds = monotonic() - started
+    return report
+
+
+_CASES = """
+SELECT
+    f.*, r.channel, m.container, m.duration_ms AS screened_ms, m.complete, e.status, e.reason, e.made_at,
+    EXISTS (FROM violations v WHERE v.partition_hour = f.partition_hour AND v.recording_id = f.recording_id
+            AND v.engine_version = f.engine_version AND v.finding_no = f.finding_no) AS names_a_rule
+FROM findings f
+JOIN recordings r ON r.recording_id = f.recording_id
+LEFT JOIN media m ON m.recording_id = f.recording_id AND m.engine_version = f.engine_version
+LEFT JOIN evidence e
+    ON e.recording_id = f.recording_id AND e.engine_version = f.engine_version AND e.finding_no = f.finding_no
+WHERE f.partition_hour = $hour AND f.engine_version = $engine
+  AND f.recording_id IN (FROM violations SELECT recording_id WHERE partition_hour = $hour AND engine_version = $engine)
+ORDER BY r.available_at DESC, f.recording_id, f.finding_no
+"""
+
+
+def _cases(pipeline: Pipeline, batch: Batch, engine: str) -> list[_Case]:
+    """Recordings with findings whose clips are missing; those that were never tried come first, newest first."""
+    by_recording: dict[str, list[dict[str, Any]]] = {}
+    for row in pipeline.warehouse.select(_CASES, {"hour": batch.hour, "engine": engine}):
+        by_recording.setdefault(row["recording_id"], []).append(row)
+    due = pipeline.clock() - RETRY_AFTER
+    cases = []
+    for recording_id, findings in by_recording.items():
+        pending = [
+            row
+            for row in findings
+            if (row["names_a_rule"] or row["kind"] not in _NO_VIOLATION_ALONE)
+            and _is_pending(row)
+            and (row["status"] is None or row["made_at"] <= due)
+        ]
+        if not pending:
+            continue
+        pending.sort(key=lambda row: (not row["names_a_rule"], row["finding_no"]))
+        first = findings[0]
+        cases.append(
+            _Case(
+                recording_id=recording_id,
+                is_voice=first["channel"] == Channel.VOICE and first["container"] != "text",
+                duration_ms=first["screened_ms"] if first["complete"] else None,
+                findings=tuple(findings),
+                pending=tuple(row["finding_no"] for row in pending),
+                is_retry=all(row["status"] for row in pending),
+            )
+        )
+    return sorted(cases, key=lambda case: case.is_retry)
+
+
+def _is_pending(row: Mapping[str, Any]) -> bool:
+    return row["status"] is None or (row["status"] == UNAVAILABLE and row["reason"] not in _FOR_GOOD)
+
+
+def _clips(pipeline: Pipeline, case: _Case, screener: Screener) -> list[_Outcome]:
+    """What became of each pending finding of one recording. Never raises for the recording's own failure."""
+
+    def none(reason: str) -> list[_Outcome]:
+        log.warning("recording %s: no evidence: %s", case.recording_id, reason)
+        return [_Unavailable(number, reason) for number in case.pending]
+
+    if not case.is_voice:
+        return [_Unavailable(number, TEXT) for number in case.pending]
+    try:
+        return _cut_and_verify(pipeline, case, screener)
+    except PlatformError as error:
+        return none(str(error))
+    except UnscreenableMedia as error:
+        return none(error.reason)
+    except _NotThere as error:
+        return none(error.reason)
+    except Exception as error:
+        # The text of an unforeseen exception may quote what was heard: only its type is kept.
+        return none(f"the clips failed with {type(error).__qualname__}")
+
+
+class _NotThere(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+def _cut_and_verify(pipeline: Pipeline, case: _Case, screener: Screener) -> list[_Outcome]:
+    settled = len(case.findings) - len(case.pending)
+    now, later = case.pending[: max(0, MAX_CLIPS - settled)], case.pending[max(0, MAX_CLIPS - settled) :]
+    too_many: list[_Outcome] = [_Unavailable(number, TOO_MANY) for number in later]
+    if not now:
+        return too_many
+    match pipeline.platform.locate(case.recording_id):
+        case NotYet(why):
+            raise _NotThere(f"not ready: {why}")
+        case Gone():
+            raise _NotThere(GONE)
+        case ready:
+            media = ready.media
+    with pipeline.platform.open_media(media) as stream:
+        audio, blocks = decode_audio(MediaReader(stream))
+        outcomes = list(make_clips(blocks, wanted_clips(case.findings, now), screener))
+    if case.duration_ms is not None and abs(audio.duration_s * 1000 - case.duration_ms) > PAD_MS:
+        # Kept nowhere yet: the times of the findings are not those of this media.
+        return [Refusal(number, "the platform served other media than was screened") for number in now] + too_many
+    return [*outcomes, *too_many]
+
+
+def wanted_clips(findings: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> list[Wanted]:
+    """The clips of the findings `numbers`; in each, whatever any of `findings` (rows of the table) says is sensitive.
+
+    A phrase is what the clip is for: it is heard. What can't be located is silenced from its cue to the clip's end, in
+    its own clip and in those that begin within UNLOCATED_REACH_MS.
+    """
+    wanted = []
+    for finding in findings:
+        number = finding["finding_no"]
+        if number not in numbers:
+            continue
+        clip = Wanted(number, finding["start_ms"], max(finding["start_ms"], finding["end_ms"]), ()).clip_ms
+        sensitive = tuple(
+            span
+            for other in findings
+            if other["kind"] != FindingKind.PHRASE
+            for span in _sensitive(other, clip, is_own=other["finding_no"] == number)
+        )
+        wanted.append(Wanted(number, finding["start_ms"], finding["end_ms"], sensitive))
+    return wanted
+
+
+def _sensitive(finding: Mapping[str, Any], clip: Span, is_own: bool) -> Iterator[Span]:
+    start, end = finding["start_ms"], finding["end_ms"]
+    if not finding["located"] or end <= start:
+        if is_own or (start - PAD_MS < clip[1] and clip[0] < max(start, end) + UNLOCATED_REACH_MS):
+            yield min(start, clip[1]), clip[1]
+        return
+    for begins, ends in ((start, end), *finding["spans"]):
+        if begins - PAD_MS < clip[1] and clip[0] < ends + PAD_MS:
+            yield begins, ends
+
+
+def remaining_digits(engine: EmbeddedEngine, content: bytes) -> Remains:
+    """What the engine's detectors still hear in a clip: keyed digits at all, spoken ones from two in a row."""
+    from compliance_pipeline.screening.digits import SpokenDigits
+    from compliance_pipeline.screening.tones import ToneDetector
+
+    spans: list[Span] = []
+    for channel in decode(content):
+        tones, digits = ToneDetector(), SpokenDigits()
+        spans += [_span([key]) for key in tones.feed(channel) + tones.finish()]
+        heard = [digit for digit in digits.feed(channel) + digits.finish() if digit.confidence >= LEAST_CONFIDENCE]
+        spans += [_span(run) for run in _runs(heard) if len(run) >= FEWEST_DIGITS]
+    return Remains(tuple(spans), whole_number=bool(engine.screen(MemoryMedia(content), Channel.VOICE).findings))
+
+
+def _runs(symbols: Sequence[Symbol]) -> list[list[Symbol]]:
+    runs: list[list[Symbol]] = []
+    for symbol in symbols:
+        if runs and symbol.start - runs[-1][-1].end <= LONGEST_PAUSE_S:
+            runs[-1].append(symbol)
+        else:
+            runs.append([symbol])
+    return runs
+
+
+def _span(run: Sequence[Symbol]) -> Span:
+    return int(run[0].start * 1000), int(run[-1].end * 1000) + 1
+
+
+def _rows(
+    pipeline: Pipeline, batch: Batch, engine: str, case: _Case, outcomes: Sequence[_Outcome], report: EvidenceReport
+) -> Iterator[EvidenceRow]:
+    for outcome in outcomes:
+        uri, reason, clip = None, None, None
+        match outcome:
+            case Clip():
+                status, clip = VERIFIED, outcome
+                uri = clip_uri(case.recording_id, engine, clip.number)
+                keep(pipeline.settings.home, uri, clip.content)
+                report.made += 1
+                report.size_bytes += len(clip.content)
+            case Refusal():
+                status, reason = REFUSED, outcome.reason
+                log.warning(
+                    "recording %s: evidence of finding %d refused: %s", case.recording_id, outcome.number, reason
+                )
+                report.refused += 1
+            case _:
+                status, reason = UNAVAILABLE, outcome.reason
+                report.text += reason == TEXT
+                report.unavailable += reason != TEXT
+        yield EvidenceRow(
+            recording_id=case.recording_id,
+            engine_version=engine,
+            finding_no=outcome.number,
+            partition_hour=batch.hour,
+            status=status,
+            reason=reason,
+            uri=uri,
+            start_ms=clip.start_ms if clip else None,
+            end_ms=clip.end_ms if clip else None,
+            sha256=sha256(clip.content).hexdigest() if clip else None,
+            made_at=pipeline.clock(),
+            run_id=batch.run_id,
+        )
+
+
+def clip_uri(recording_id: str, engine: str, number: int) -> str:
+    """Where a clip lies, relative to the home folder."""
+    return f"{FOLDER}/{_file_name(recording_id)}/{_file_name(engine)}/{number}.flac"
+
+
+def _file_name(name: str) -> str:
+    """A name that is one part of a path on any file system; a digest tells apart what is not used as it is."""
+    if re.fullmatch(r"[a-z0-9_][a-z0-9_.+-]{0,79}", name) and not name.endswith("."):
+        return name
+    return f"{re.sub(r'[^a-z0-9_-]+', '_', name.lower())[:40]}~{sha256(name.encode()).hexdigest()[:16]}"
+
+
+def keep(home: Path, uri: str, content: bytes) -> None:
+    """Write a clip under its final name all at once (0600, folders 0700); whatever was there is replaced."""
+    path = home / uri
+    folder = home
+    for part in Path(uri).parts[:-1]:
+        folder /= part
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in folder.glob(f".{path.name}.*.part"):
+        # Of a process that was killed; what another one is writing now is younger.
+        with suppress(FileNotFoundError):
+            if time() - left.stat().st_mtime > STALE_S:
+                left.unlink()
+    made = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _store(warehouse: Warehouse, rows: Sequence[EvidenceRow]) -> None:
+    """Rows of findings that have none or that were unavailable; what was verified or refused stands."""
+    if not rows:
+        return
+    with warehouse.write() as connection:
+        connection.execute(
+            """
+            INSERT INTO evidence BY NAME SELECT unnest($rows, recursive := true)
+            ON CONFLICT DO UPDATE SET
+                status = excluded.status, reason = excluded.reason, uri = excluded.uri, start_ms = excluded.start_ms,
+                end_ms = excluded.end_ms, sha256 = excluded.sha256, made_at = excluded.made_at, run_id = excluded.run_id
+            WHERE evidence.status = 'unavailable'
+            """,
+            {"rows": [asdict(row) for row in rows]},
+        )
