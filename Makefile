@@ -10,9 +10,9 @@ BIN := .venv/bin
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-.PHONY: help install run demo test lint lock
+.PHONY: help install run demo test lint bench-screening lock
 help: ## Show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
 install: .venv/installed ## Make the environment from the lock file
 
@@ -30,6 +30,9 @@ lint: install ## Style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-screening: install ## Precision, recall and speed per rule, beside the peers; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks.screening
 
 lock: install ## Resolve the dependencies again
 	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \

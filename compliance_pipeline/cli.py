@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from compliance_pipeline import policy_cli
 from compliance_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,9 +50,13 @@ EXIT_CLEAN, EXIT_ERROR, EXIT_USAGE, EXIT_FOUND, EXIT_UNSCREENABLE = 0, 1, 2, 3, 
 _VERDICT_STYLE = {
     "VIOLATION_DETECTED": "bold red",
     "REVIEW_REQUIRED": "yellow",
+    "UNDETERMINED": "cyan",
     "UNSCREENABLE": "magenta",
     "NO_VIOLATION": "green",
 }
+
+
+NOTHING_FOUND = ("NO_VIOLATION", "UNDETERMINED", "UNSCREENABLE")
 
 
 def fail(message: str) -> typer.Exit:
@@ -157,6 +162,42 @@ def receiver() -> None:
     serve(settings_or_exit())
 
 
+app.add_typer(policy_cli.app, name="policy")
+engine_app = typer.Typer(no_args_is_help=True, help="The screening engine as a service of its own.")
+app.add_typer(engine_app, name="engine")
+
+
+@engine_app.command("serve")
+def serve_engine() -> None:
+    """Serve this package's engine over HTTP: POST /api/v1/screenings, signed (Standard Webhooks).
+
+    It fetches the media from the URL that it is given, and answers the verdict: at once, or later by a signed callback.
+    It keeps nothing. Point a pipeline to it with COMPLIANCE_ENGINE_URL; both need the same policy pack,
+    COMPLIANCE_ENGINE_SECRET and COMPLIANCE_CALLBACK_SECRET. COMPLIANCE_ENGINE_HOSTS names the hosts that it may fetch
+    from, where they are not public.
+
+    Example:
+
+        COMPLIANCE_ENGINE_HOSTS='["127.0.0.1"]' compliance engine serve
+    """
+    from compliance_pipeline.screening.engine import from_settings
+    from compliance_pipeline.screening.policy import PolicyError, load_policy
+    from compliance_pipeline.screening.recogniser import RecogniserError
+    from compliance_pipeline.screening.service import create_engine_app
+    from compliance_pipeline.screening.service import serve as serve_app
+
+    settings = settings_or_exit()
+    try:
+        policy = load_policy(settings.policy)
+        engine = from_settings(settings, policy)
+    except (PolicyError, RecogniserError) as error:
+        raise fail(str(error)) from None
+    service = create_engine_app(
+        policy, engine, settings.engine_signing_secret, settings.callback_signing_secret, hosts=settings.engine_hosts
+    )
+    serve_app(service, settings.host, settings.engine_port)
+
+
 @app.command("await-port", hidden=True)
 def await_port(port: int, timeout_s: float = 90.0) -> None:
     """Wait until something listens on a port of this machine: the Procfile's order of starting."""
@@ -193,8 +234,11 @@ def scan(
     Voice: wav, mp3, ogg, webm, m4a and more; chat and e-mail: json, txt, eml. What is found is shown masked. Tags and
     work items become JSON files under COMPLIANCE_HOME/scan; your folder is only read.
 
+    A call's words are read from a transcript beside it (`call.wav.transcript.json` or `.txt`), or by the recogniser
+    that COMPLIANCE_RECOGNISER_MODEL names; without either, rules about words stay UNDETERMINED.
+
     Exit code: 0 nothing found, 3 something found, 4 nothing found but not everything could be screened (skipped
-    files count), 1 error, 2 wrong usage.
+    files and undetermined rules count), 1 error, 2 wrong usage.
 
     Examples:
 
@@ -224,7 +268,7 @@ def scan(
     verdicts = {scanned.verdict["verdict"] if scanned.verdict else None for scanned in result.files}
     if verdicts & {"VIOLATION_DETECTED", "REVIEW_REQUIRED"}:
         raise typer.Exit(EXIT_FOUND)
-    if verdicts & {"UNSCREENABLE", None} or result.skipped:
+    if verdicts & {"UNSCREENABLE", "UNDETERMINED", None} or result.skipped:
         raise typer.Exit(EXIT_UNSCREENABLE)
 
 
@@ -262,6 +306,7 @@ def _scan_document(result: "ScanResult") -> dict[str, Any]:
                 "channel": s.recording.channel,
                 "verdict": _verdict(s),
                 "reason": _why(s) or None,
+                "undeterminedRules": (s.verdict or {}).get("undetermined_rules") or [],
                 "violations": [{name: row[name] for name in shown} for row in s.findings],
             }
             for s in result.files
@@ -294,12 +339,21 @@ def _print_scan(result: "ScanResult") -> None:
     unscreenable = [s for s in result.files if _verdict(s) == "UNSCREENABLE"]
     for s in unscreenable:
         out.print(f"[magenta]UNSCREENABLE[/]  {escape(s.recording.name)}: {escape(_why(s))}", highlight=False)
+    undetermined = [s for s in result.files if _verdict(s) == "UNDETERMINED"]
+    for s in undetermined:
+        rules = (s.verdict or {})["undetermined_rules"]
+        out.print(
+            f"[cyan]UNDETERMINED[/]  {escape(s.recording.name)}: nothing found, but {len(rules)} rules could not be "
+            f"decided without its words: {', '.join(rules)}",
+            highlight=False,
+        )
     for skipped in result.skipped:
         out.print(f"[dim]skipped       {escape(skipped.name)}: {escape(skipped.why)}[/]", highlight=False)
-    clean = len(result.files) - len(flagged) - len(unscreenable)
+    clean = len(result.files) - len(flagged) - len(unscreenable) - len(undetermined)
     out.print(
         f"\n{len(result.files)} recordings: {len(flagged)} with findings, {clean} with none, "
-        f"{len(unscreenable)} that could not be screened; {len(result.skipped)} files skipped.",
+        f"{len(undetermined)} undetermined, {len(unscreenable)} that could not be screened; "
+        f"{len(result.skipped)} files skipped.",
         highlight=False,
     )
 
@@ -361,9 +415,9 @@ def _print_demo(result: "Result") -> None:
         figures = [f"{row[name]:.2f} s" for name in ("p50", "p95", "p99")]
         stages.add_row(row["stage"], STAGES[row["stage"]], str(row["recordings"]), *figures)
     out.print(stages)
-    planted = [o for o in result.outcomes if o.truth not in ("NO_VIOLATION", "UNSCREENABLE")]
+    planted = [o for o in result.outcomes if o.truth not in NOTHING_FOUND]
     found = [o for o in planted if o.verdict == o.truth]
-    false = [o for o in result.outcomes if o not in planted and o.verdict not in ("NO_VIOLATION", "UNSCREENABLE")]
+    false = [o for o in result.outcomes if o not in planted and o.verdict not in NOTHING_FOUND]
     out.print(
         f"violations: {len(found)} found, {len(planted) - len(found)} missed, {len(false)} false   "
         f"duplicates absorbed: {result.duplicates}   "

@@ -8,10 +8,10 @@ from compliance_pipeline.orchestration import assets, checks, resources, sensors
 @dg.definitions
 def compliance_pipeline() -> dg.Definitions:
     return dg.Definitions(
-        assets=[assets.recordings, assets.screening, assets.remediations, assets.marts],
+        assets=[assets.recordings, assets.screening, assets.remediations, assets.evidence, assets.marts],
         asset_checks=[checks.hourly_checks],
-        jobs=[sensors.flag_recordings],
-        sensors=[sensors.recording_sensor],
+        jobs=[sensors.flag_recordings, sensors.keep_evidence],
+        sensors=[sensors.recording_sensor, sensors.evidence_sensor],
         resources={"pipeline": resources.PipelineResource()},
         executor=dg.in_process_executor,
     )

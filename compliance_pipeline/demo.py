@@ -29,6 +29,7 @@ STAGES = {
     "batch": "claim → its turn in the batch",
     "fetch": "waiting for the media's bytes",
     "analysis": "decoding and screening",
+    "first_finding": "fetch begins → first finding that stood",
     "remediation": "verdict → tag written",
     "judged": "available → verdict",
     "flagged": "available → flagged",

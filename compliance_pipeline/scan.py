@@ -15,7 +15,7 @@ from compliance_pipeline.contracts.event import EventType, RecordingEvent
 from compliance_pipeline.intake.inbox import OPEN_STATES, Inbox, IncomingEvent, State
 from compliance_pipeline.platforms import folder
 from compliance_pipeline.platforms.folder import FolderRecording, Skipped
-from compliance_pipeline.screening.engine import engine_version
+from compliance_pipeline.screening.engine import from_settings
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.settings import Settings
 from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
@@ -66,7 +66,7 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
     Yields (judged, of how many) as it goes and the ScanResult in the end. The data lies in `<home>/scan`: neither the
     live inbox nor the live warehouse is touched. A file that was scanned before and has not changed is not read again.
     """
-    own = settings.model_copy(update={"home": settings.home / "scan", "inbox_url": None})
+    own = settings.model_copy(update={"home": settings.home / "scan", "inbox_url": None, "engine_url": None})
     platform = folder.from_settings(path, own)
     recordings = platform.recordings()
     inbox = Inbox(own.inbox_database_url)
@@ -91,7 +91,8 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
 def _announce(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
     """Put what is new into the inbox, and what this policy and engine have not judged; how many are open now."""
     now = datetime.now(UTC)
-    judged = {row["recording_id"] for row in _judged_now(settings, recordings, "verdicts")}
+    (verdicts,) = _judged_now(settings, recordings, "verdicts")
+    judged = {row["recording_id"] for row in verdicts}
     inbox.reopen([recording.recording_id for recording in recordings if recording.recording_id not in judged], now)
     for at in range(0, len(recordings), STORE_BATCH):
         inbox.store([_event(recording, now) for recording in recordings[at : at + STORE_BATCH]], now)
@@ -162,23 +163,29 @@ def _run_job(path: Path, settings: Settings, partition_key: str) -> None:
         )
 
 
-def _judged_now(settings: Settings, recordings: Sequence[FolderRecording], table: str) -> list[dict[str, Any]]:
-    """Rows of verdicts or violations that are of these recordings, the current policy and this engine."""
-    return Warehouse(settings.warehouse_path).select(
-        f"FROM {table} WHERE policy_version = $policy AND engine_version = $engine "
-        "AND recording_id IN (SELECT unnest($ids))",
-        {
-            "policy": load_policy(settings.policy).policy_version,
-            "engine": engine_version(),
-            "ids": [recording.recording_id for recording in recordings],
-        },
-    )
+def _judged_now(settings: Settings, recordings: Sequence[FolderRecording], *tables: str) -> list[list[dict[str, Any]]]:
+    """Rows of each table that are of these recordings, the current policy and this engine."""
+    policy = load_policy(settings.policy)
+    parameters = {
+        "policy": policy.policy_version,
+        "engine": from_settings(settings, policy).version,
+        "ids": [recording.recording_id for recording in recordings],
+    }
+    warehouse = Warehouse(settings.warehouse_path)
+    return [
+        warehouse.select(
+            f"FROM {table} WHERE policy_version = $policy AND engine_version = $engine "
+            "AND recording_id IN (SELECT unnest($ids))",
+            parameters,
+        )
+        for table in tables
+    ]
 
 
 def _results(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> Iterator[Scanned]:
-    verdicts = _judged_now(settings, recordings, "verdicts")
+    verdicts, broken = _judged_now(settings, recordings, "verdicts", "violations")
     violations: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(_judged_now(settings, recordings, "violations"), key=lambda row: row["start_ms"]):
+    for row in sorted(broken, key=lambda row: row["start_ms"]):
         violations.setdefault(row["recording_id"], []).append(row)
     verdict_of = {row["recording_id"]: row for row in verdicts}
     for recording in recordings:

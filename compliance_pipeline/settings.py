@@ -26,6 +26,28 @@ class Settings(BaseSettings):
         default=None, description="Standard Webhooks secret (whsec_...) that signs events"
     )
     token_key: SecretStr | None = Field(default=None, description="key that turns participant identifiers into tokens")
+    fingerprint_key: SecretStr | None = Field(default=None, description="key of the fingerprints of numbers")
+    engine_url: str | None = Field(
+        default=None, description="base URL of an HTTP engine; default: the engine in the package, in process"
+    )
+    engine_secret: SecretStr | None = Field(
+        default=None, description="Standard Webhooks secret (whsec_...) that signs what the HTTP engine is asked"
+    )
+    callback_secret: SecretStr | None = Field(
+        default=None, description="Standard Webhooks secret (whsec_...) that signs verdicts called back"
+    )
+    engine_seconds: float = Field(default=300.0, description="an HTTP engine that accepted is asked again after")
+    engine_port: int = Field(default=8070, ge=1, le=65535, description="port of `compliance engine serve`")
+    engine_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="hosts that the served engine may fetch from and call (JSON list); default: any public one",
+    )
+    receiver_url: str | None = Field(
+        default=None, description="where an HTTP engine reaches the receiver; default: its own address"
+    )
+    recogniser_model: Path | None = Field(
+        default=None, description="folder of a faster-whisper model; hears calls that have no transcript"
+    )
     policy: Path | None = Field(default=None, description="policy pack (YAML); default: the one in the package")
     host: str = Field(default="127.0.0.1", description="address that the receiver binds")
     receiver_port: int = Field(default=8080, ge=1, le=65535, description="port of the receiver")
@@ -57,6 +79,18 @@ class Settings(BaseSettings):
     @cached_property
     def participant_token_key(self) -> str:
         return self._secret(self.token_key, "token")
+
+    @cached_property
+    def fingerprint_secret(self) -> str:
+        return self._secret(self.fingerprint_key, "fingerprint")
+
+    @cached_property
+    def engine_signing_secret(self) -> str:
+        return self._secret(self.engine_secret, "engine", prefix="whsec_")
+
+    @cached_property
+    def callback_signing_secret(self) -> str:
+        return self._secret(self.callback_secret, "callback", prefix="whsec_")
 
     @cached_property
     def platform_client_secret(self) -> str:

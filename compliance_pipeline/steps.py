@@ -14,14 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compliance_pipeline.clock import Clock, utc_now
 from compliance_pipeline.contracts.event import EventType
-from compliance_pipeline.contracts.policy import PolicyPack, Severity
-from compliance_pipeline.contracts.verdict import VerdictValue
+from compliance_pipeline.contracts.policy import PolicyPack, Severity, Status
+from compliance_pipeline.contracts.verdict import Verdict, VerdictValue
 from compliance_pipeline.intake.hours import hour_of
 from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, Refused
 from compliance_pipeline.remediation.execute import Queues, execute
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, idempotency_key, plan
-from compliance_pipeline.screening.engine import Screening, engine_version, screen_recording
-from compliance_pipeline.screening.policy import RuleHit, deciding_hit, evaluate, judge
+from compliance_pipeline.screening.engine import (
+    Accepted,
+    Engine,
+    EngineError,
+    EngineRefused,
+    EngineUnavailable,
+    Screening,
+)
+from compliance_pipeline.screening.policy import Facts, RuleOutcome, deciding_hit, evaluate, judge
 from compliance_pipeline.warehouse.tables import (
     FindingRow,
     MediaRow,
@@ -51,6 +58,7 @@ SUSPECTS_WAIT = timedelta(seconds=10)
 STORE_EVERY_S = 1.0
 """What is judged is stored at least this often: a run that dies or is stopped loses no more."""
 FOLDER = "folder"
+EXTERNAL = "external"
 TRIGGER_TAG = "compliance/trigger"
 TRIGGERED_BY_INBOX = "inbox"
 """Tag of runs that are for what is new in the inbox; any other run is for the whole partition."""
@@ -65,6 +73,7 @@ class Pipeline:
     warehouse: Warehouse
     platform: Platform
     policy: PolicyPack
+    engine: Engine
     clock: Clock = utc_now
 
     @property
@@ -160,6 +169,7 @@ class ScreenReport:
 
     verdicts: dict[str, int] = field(default_factory=dict)
     findings: int = 0
+    retracted: int = 0
     media_bytes: int = 0
     media_rows: int = 0
     known: int = 0
@@ -173,7 +183,7 @@ class ScreenReport:
 class _Screened:
     """A recording's pass through the engine: what came back, and the times of its stages."""
 
-    outcome: Screening | NotYet | Gone
+    outcome: Screening | Verdict | Accepted | NotYet | Gone
     available_at: datetime
     begun_at: datetime
     ended_at: datetime
@@ -185,7 +195,7 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     A recording that isn't there yet, or that the platform doesn't serve for now, goes back to the inbox with a due
     time. One recording's failure is its own.
     """
-    engine = engine_version()
+    engine = pipeline.engine.version
     items = batch_items(pipeline, batch)
     judged = _judged(pipeline, batch, engine, [item.recording_id for item in items])
     fresh = [item for item in items if item.recording_id not in judged]
@@ -235,6 +245,11 @@ def _outcome(
         report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S, tries)] += 1
     except PlatformError as error:
         report.given_back[_give_back(pipeline, batch, item, str(error))] += 1
+    except EngineRefused as error:
+        report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S)] += 1
+    except EngineError as error:
+        after_s = error.retry_after if isinstance(error, EngineUnavailable) else None
+        report.given_back[_give_back(pipeline, batch, item, str(error), after_s)] += 1
     except _EngineHeld as held:
         now = pipeline.clock()
         due = now + timedelta(seconds=held.for_s)
@@ -270,10 +285,9 @@ def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
     def opened(stream: MediaStream) -> None:
         media_at.append(stream.last_modified)
 
-    def once() -> Screening | NotYet | Gone | PlatformError:
+    def once() -> Screening | Verdict | Accepted | NotYet | Gone | PlatformError:
         try:
-            channel = item.recording_event.channel
-            return screen_recording(pipeline.platform, item.recording_id, channel, opened)
+            return pipeline.engine.judge(pipeline.platform, item.recording_event, item.correlation_id, opened)
         except PlatformError as error:
             return error  # the platform's failure, not the engine's: not for the engine's breaker
         except Exception as error:
@@ -306,11 +320,30 @@ def _judge(
     if isinstance(outcome, NotYet):
         report.given_back[_give_back(pipeline, batch, item, NOT_READY + outcome.why, outcome.after_s)] += 1
         return []
-    screening = Screening(unscreenable="gone") if isinstance(outcome, Gone) else outcome
-    channel = item.recording_event.channel
-    hits = evaluate(screening.findings, channel, pipeline.policy)
-    verdict = judge(item.recording_id, item.correlation_id, hits, screening.unscreenable)
-    decided = deciding_hit(hits)
+    if isinstance(outcome, Accepted):
+        why = "the engine works on it; its verdict is called back"
+        report.given_back[_give_back(pipeline, batch, item, why, outcome.after_s)] += 1
+        outcome.waits()
+        return []
+    key: dict[str, Any] = {"recording_id": item.recording_id, "engine_version": engine, "partition_hour": batch.hour}
+    screening = outcome if isinstance(outcome, Screening) else Screening()
+    violations: list[ViolationRow] = []
+    undetermined: list[str] = []
+    if isinstance(outcome, Verdict):
+        verdict = outcome
+        if row := _external_violation(pipeline.policy, key, item, verdict):
+            violations = [row]
+            verdict = verdict.model_copy(update={"verdict": VerdictValue(row.verdict)})
+    else:
+        if isinstance(outcome, Gone):
+            screening.unscreenable = "gone"
+        outcomes = evaluate(screening.findings, _facts(item, screening), pipeline.policy)
+        verdict = judge(item.recording_id, item.correlation_id, outcomes, screening.unscreenable)
+        first = deciding_hit(outcomes)
+        fired = sorted((o for o in outcomes if o.fired), key=lambda o: o is not first)
+        violations = [_violation_row(key, pipeline.policy.policy_version, item, screening, o) for o in fired]
+        undetermined = [o.rule.id for o in outcomes if o.status is Status.UNDETERMINED]
+    decided = violations[0] if violations else None
     log.info(
         "recording %s: %s %s",
         item.recording_id,
@@ -320,26 +353,27 @@ def _judge(
     )
     report.verdicts[verdict.verdict] = report.verdicts.get(verdict.verdict, 0) + 1
     report.findings += len(screening.findings)
+    report.retracted += screening.retracted
     report.fetch_s += screening.fetch_s
     report.analysis_s += screening.analysis_s
     if screening.first_finding_s is not None:
         report.first_finding_s.append(screening.first_finding_s)
-    key: dict[str, Any] = {"recording_id": item.recording_id, "engine_version": engine, "partition_hour": batch.hour}
     rows: list[Row] = [
         VerdictRow(
             **key,
             policy_version=pipeline.policy.policy_version,
-            channel=channel,
+            channel=item.recording_event.channel,
             verdict=verdict.verdict,
             violation_type=verdict.violation_type,
-            rule_id=decided.rule.id if decided else None,
-            severity=decided.rule.severity if decided else None,
+            rule_id=decided.rule_id if decided else None,
+            severity=decided.severity if decided else None,
             confidence_score=verdict.confidence_score,
             timestamp_offset_ms=verdict.timestamp_offset_ms,
             evidence_snippet=verdict.evidence_snippet,
             recommended_action=verdict.recommended_action,
             correlation_id=verdict.correlation_id,
             unscreenable_reason=screening.unscreenable,
+            undetermined_rules=undetermined,
             judged_at=screened.ended_at,
             run_id=batch.run_id,
         )
@@ -371,34 +405,83 @@ def _judge(
             end_ms=finding.end_ms,
             confidence=finding.confidence,
             masked=finding.masked,
+            fingerprint=finding.fingerprint,
+            phrase=finding.phrase,
+            located=finding.located,
+            spans=[list(span) for span in finding.spans],
         )
         for number, finding in enumerate(screening.findings)
     ]
-    rows += [_violation_row(key, pipeline.policy.policy_version, channel, hit) for hit in hits]
+    rows += violations
     rows += _stage_rows(batch, item, screened, screening)
     return rows
 
 
-def _violation_row(key: dict[str, Any], policy_version: str, channel: str, hit: RuleHit) -> ViolationRow:
+def _facts(item: "InboxItem", screening: Screening) -> Facts:
+    event = item.recording_event
+    return Facts(
+        channel=event.channel,
+        transcript_read=screening.words_known,
+        complete=screening.unscreenable is None,
+        direction=event.direction,
+        queue=next((p.queue for p in event.participants if p.queue), None),
+        started_at=event.start_time,
+        duration_ms=screening.media.duration_ms if screening.media else None,
+    )
+
+
+def _violation_row(
+    key: dict[str, Any], policy_version: str, item: "InboxItem", screening: Screening, outcome: RuleOutcome
+) -> ViolationRow:
     return ViolationRow(
         **key,
         policy_version=policy_version,
-        rule_id=hit.rule.id,
-        channel=channel,
-        verdict=hit.rule.verdict,
-        violation_type=hit.rule.violation_type,
-        severity=hit.rule.severity,
-        detector=hit.finding.detector,
-        speaker=hit.finding.speaker,
-        start_ms=hit.finding.start_ms,
-        confidence=hit.finding.confidence,
-        masked=hit.finding.masked,
-        hits=hit.count,
+        rule_id=outcome.rule.id,
+        channel=item.recording_event.channel,
+        verdict=outcome.rule.verdict,
+        violation_type=outcome.rule.violation_type,
+        severity=outcome.rule.severity,
+        detector=outcome.detector,
+        speaker=outcome.speaker,
+        start_ms=outcome.start_ms,
+        confidence=outcome.confidence,
+        masked=outcome.masked,
+        hits=outcome.count,
+        finding_no=screening.findings.index(outcome.finding) if outcome.finding else None,
+    )
+
+
+def _external_violation(
+    policy: PolicyPack, key: dict[str, Any], item: "InboxItem", verdict: Verdict
+) -> ViolationRow | None:
+    """What another engine's verdict means under our policy; None where it names no violation."""
+    from compliance_pipeline.screening.external import external_hit
+
+    hit = external_hit(verdict, policy)
+    if hit is None:
+        return None
+    return ViolationRow(
+        **key,
+        policy_version=policy.policy_version,
+        rule_id=hit.rule_id,
+        channel=item.recording_event.channel,
+        verdict=hit.verdict,
+        violation_type=hit.violation_type,
+        severity=hit.severity,
+        detector=EXTERNAL,
+        speaker="",
+        start_ms=hit.start_ms,
+        confidence=hit.confidence,
+        masked="[found by another engine]",
+        hits=1,
     )
 
 
 def _stage_rows(batch: Batch, item: "InboxItem", screened: _Screened, screening: Screening) -> Iterator[StageTimeRow]:
-    """The recording's time line up to its verdict; stages lie end to end, from 'available' on."""
+    """The recording's time line up to its verdict; stages lie end to end, from 'available' on.
+
+    Beside them: 'first_finding', from the start of the fetch to the first finding that stood.
+    """
     available = screened.available_at
     marks = [
         ("delivery", item.received_at),
@@ -416,6 +499,9 @@ def _stage_rows(batch: Batch, item: "InboxItem", screened: _Screened, screening:
         yield _stage(batch, item, stage, reached, ended)
         reached = ended
     yield _stage(batch, item, "judged", available, reached)
+    if screening.first_finding_s is not None:
+        first = screened.begun_at + timedelta(seconds=screening.first_finding_s)
+        yield _stage(batch, item, "first_finding", screened.begun_at, first)
 
 
 def _stage(batch: Batch, item: "InboxItem", stage: str, started: datetime, ended: datetime) -> StageTimeRow:
@@ -469,7 +555,7 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     Plans are written before the first call and results after: a step killed between them does its actions again,
     and the platform port looks each one up before it creates.
     """
-    engine = engine_version()
+    engine = pipeline.engine.version
     renewed_at = _renew(pipeline, batch)
     items = {item.recording_id: item for item in batch_items(pipeline, batch)}
     violations, history = _violations(pipeline, batch, engine, list(items))

@@ -41,7 +41,7 @@ FILES = {
 }
 VERDICTS = {
     "calls/broken.wav": "UNSCREENABLE",
-    "calls/clean.mp3": "NO_VIOLATION",
+    "calls/clean.mp3": "UNDETERMINED",
     "calls/tones.wav": "VIOLATION_DETECTED",
     "chats/card.json": "VIOLATION_DETECTED",
     "chats/note.txt": "NO_VIOLATION",
@@ -141,9 +141,13 @@ def test_the_json_names_rule_offset_and_masked_value_of_each_finding(first: Fini
     of = {r["file"]: r for r in first.document["recordings"]}
     assert first.document.keys() == {"recordings", "skipped"}
     for one in of.values():
-        assert one.keys() == {"file", "recordingId", "channel", "verdict", "reason", "violations"}
+        assert one.keys() == {
+            "file", "recordingId", "channel", "verdict", "reason", "undeterminedRules", "violations",
+        }  # fmt: skip
         assert bool(one["violations"]) is (one["verdict"] == "VIOLATION_DETECTED")
         assert (one["reason"] is not None) is (one["verdict"] == "UNSCREENABLE")
+        if one["verdict"] == "UNDETERMINED":
+            assert "REC-CONSENT-01" in one["undeterminedRules"]
     [tones] = of["calls/tones.wav"]["violations"]
     assert tones.keys() == {
         "rule_id", "violation_type", "severity", "detector", "speaker", "start_ms", "confidence", "masked", "hits",
@@ -219,7 +223,10 @@ def test_the_table_shows_findings_unscreenable_and_skipped_files(first: Finished
     assert shown.code == 3
     for expected in ("PCI-DTMF-01", "PCI-PAN-01", "UNSCREENABLE", "calls/broken.wav: truncated", "readme.pdf"):
         assert expected in shown.out
-    assert "6 recordings: 3 with findings, 2 with none, 1 that could not be screened; 2 files skipped." in shown.out
+    assert (
+        "6 recordings: 3 with findings, 1 with none, 1 undetermined, 1 that could not be screened; 2 files skipped."
+        in shown.out
+    )
 
 
 def test_nothing_found_exits_with_zero(tmp_path: Path) -> None:

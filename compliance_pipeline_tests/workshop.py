@@ -11,6 +11,7 @@ from typing import Any
 from compliance_pipeline import steps
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
+from compliance_pipeline.engines import engine_of
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
 from compliance_pipeline.platforms.guide import GuidePlatform
@@ -149,7 +150,9 @@ def workshop(home: Path, state: PlatformState | None = None, **settings: Any) ->
         inbox.create()
         clock = Clock()
         warehouse = Warehouse(configured.warehouse_path)
-        pipeline = steps.Pipeline(configured, inbox, warehouse, platform, load_policy(), clock)
+        policy = load_policy()
+        engine = engine_of(configured, policy, inbox)
+        pipeline = steps.Pipeline(configured, inbox, warehouse, platform, policy, engine, clock)
         try:
             yield Workshop(state, pipeline, clock, partition_hour(clock()))
         finally:

@@ -4,10 +4,11 @@ Each asset calls one step and reports what it did; what the step does belongs in
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from compliance_pipeline import steps
 from compliance_pipeline.clock import utc_now
@@ -87,7 +88,8 @@ def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
             owners=OWNERS,
             kinds={"python", "duckdb"},
             description="One verdict a recording, policy and engine, in the guide's schema, with the findings and "
-            "broken rules behind it. Media that can't be screened is UNSCREENABLE, never clean.",
+            "broken rules behind it. Media that can't be screened is UNSCREENABLE, and a recording to which a rule "
+            "applies that could not be decided is UNDETERMINED: never clean.",
         ),
     ],
     partitions_def=hourly,
@@ -114,6 +116,7 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
         "verdicts": {
             **{f"verdicts {verdict}": count for verdict, count in sorted(report.verdicts.items())},
             "findings": report.findings,
+            "findings taken back": report.retracted,
             "judged before": report.known,
             "deferred": report.given_back["deferred"],
             "dead letters": report.given_back["dead"],
@@ -146,6 +149,40 @@ def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
             **{f"{action} failed": count for action, count in sorted(report.failed.items())},
             "recordings settled": report.settled,
             **table_metadata(pipeline.pipeline, "remediations", batch),
+        }
+    )
+
+
+class EvidenceConfig(dg.Config):
+    days: float = Field(default=2.0, gt=0, description="How far to look back for findings without a clip.")
+
+
+@dg.asset(
+    deps=["verdicts", remediations],
+    group_name="remediation",
+    owners=OWNERS,
+    kinds={"python", "duckdb"},
+)
+def evidence(
+    context: dg.AssetExecutionContext, config: EvidenceConfig, pipeline: PipelineResource
+) -> dg.MaterializeResult[None]:
+    """A masked clip of each finding behind a violation, screened again before it is kept; or why there is none.
+
+    Without partitions and without a place among the flagging runs: no recording waits for it.
+    """
+    from compliance_pipeline.evidence import keep_evidence
+
+    report = keep_evidence(pipeline.pipeline, context.run.run_id, utc_now() - timedelta(days=config.days))
+    return dg.MaterializeResult(
+        metadata={
+            "clips made": report.made,
+            "clips refused": report.refused,
+            "media unavailable": report.unavailable,
+            "findings in text": report.text,
+            "left for the next run": report.left,
+            "bytes of clips": report.size_bytes,
+            "seconds": round(report.seconds, 3),
+            "dagster/table_name": "warehouse.main.evidence",
         }
     )
 

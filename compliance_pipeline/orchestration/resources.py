@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from compliance_pipeline.engines import engine_of
 from compliance_pipeline.orchestration.launcher import hold_alive
 from compliance_pipeline.platforms.port import Platform
 from compliance_pipeline.screening.policy import load_policy
@@ -38,7 +39,7 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
 
         if context.instance and context.run:
             hold_alive(context.instance, context.run)
-        settings = Settings(home=Path(self.home), inbox_url=None) if self.home else Settings()
+        settings = Settings(home=Path(self.home), inbox_url=None, engine_url=None) if self.home else Settings()
         policy = load_policy(settings.policy)
         with ExitStack() as opened:
             inbox = Inbox(settings.inbox_database_url)
@@ -46,7 +47,8 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
             inbox.create()
             platform = self._platform(settings)
             opened.callback(platform.close)
-            self._pipeline = Pipeline(settings, inbox, Warehouse(settings.warehouse_path), platform, policy)
+            engine = engine_of(settings, policy, inbox)
+            self._pipeline = Pipeline(settings, inbox, Warehouse(settings.warehouse_path), platform, policy, engine)
             yield self
 
     def _platform(self, settings: "Settings") -> Platform:

@@ -19,14 +19,25 @@ HOLD_S = 25.0
 OFFER_AGAIN = timedelta(minutes=2)
 LIVE_PRIORITY = "10"
 JUST_STARTED_S = 3.0
+EVIDENCE_LOOK_BACK = timedelta(days=2)
 RETRY_FROM_THE_CLAIM = {"dagster/retry_strategy": "ALL_STEPS"}
 """A retry claims anew, so that each death of a run is counted against the recordings that it had."""
 
+_WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
+
 flag_recordings = dg.define_asset_job(
     "flag_recordings",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("evidence"),
     executor_def=dg.in_process_executor,
     description="One micro-batch of an hour: from newly available recordings to flags, remediation and figures.",
+)
+
+
+keep_evidence = dg.define_asset_job(
+    "keep_evidence",
+    selection=dg.AssetSelection.assets("evidence"),
+    executor_def=dg.in_process_executor,
+    description="Masked clips of what was found in an hour. After the flags, so that no recording waits for it.",
 )
 
 
@@ -51,16 +62,15 @@ def wanted_runs(
 
 def partitions_in_flight(instance: dg.DagsterInstance) -> set[str]:
     """Partitions with a run that has yet to claim: it will take what arrives until then."""
-    waiting = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
     records = instance.get_run_records(
-        dg.RunsFilter(job_name=flag_recordings.name, statuses=[*waiting, dg.DagsterRunStatus.STARTED])
+        dg.RunsFilter(job_name=flag_recordings.name, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED])
     )
     just_now = utc_now().timestamp() - JUST_STARTED_S
     return {
         record.dagster_run.tags["dagster/partition"]
         for record in records
         if "dagster/partition" in record.dagster_run.tags
-        and (record.dagster_run.status in waiting or (record.start_time or 0) > just_now)
+        and (record.dagster_run.status in _WAITING or (record.start_time or 0) > just_now)
     }
 
 
@@ -123,3 +133,29 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
             for key, work in wanted
         ],
     )
+
+
+@dg.sensor(
+    job=keep_evidence,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def evidence_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Asks for masked clips where something was found and has none yet; one run at a time."""
+    from compliance_pipeline.evidence import hours_that_lack_evidence
+    from compliance_pipeline.screening.engine import from_settings
+    from compliance_pipeline.screening.policy import load_policy
+    from compliance_pipeline.settings import Settings
+    from compliance_pipeline.warehouse.warehouse import Warehouse
+
+    settings = Settings()
+    if settings.engine_url or not settings.warehouse_path.exists():
+        return dg.SkipReason("The embedded engine has found nothing yet.")
+    under_way = dg.RunsFilter(job_name=keep_evidence.name, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED])
+    if context.instance.get_runs_count(under_way):
+        return dg.SkipReason("A run makes clips already.")
+    engine, now = from_settings(settings, load_policy(settings.policy)), utc_now()
+    warehouse = Warehouse(settings.warehouse_path)
+    if not hours_that_lack_evidence(warehouse, engine.version, now - EVIDENCE_LOOK_BACK, now):
+        return dg.SkipReason("Every finding has its clip, or a reason why there is none.")
+    return dg.RunRequest()

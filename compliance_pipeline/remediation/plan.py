@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from compliance_pipeline.contracts.engine import UNMAPPED_RULE
 from compliance_pipeline.contracts.policy import Action, PolicyPack, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
 
@@ -42,8 +43,12 @@ def _gravity(violation: Violation) -> tuple[bool, int, float, int]:
 
 
 def plan(violations: Iterable[Violation], policy: PolicyPack) -> list[PlannedAction]:
-    """Each action at most once a recording, for the gravest rule that asks for it; in order of `Action`."""
+    """Each action at most once a recording, for the gravest rule that asks for it; in order of `Action`.
+
+    What an external engine found and no rule of the pack knows is tagged, for a person to review.
+    """
     actions = {rule.id: rule.actions for rule in policy.rules}
+    actions[UNMAPPED_RULE] = (Action.TAG_RECORDING, Action.CREATE_WORK_ITEM)
     gravest_first = sorted(violations, key=_gravity, reverse=True)
     planned: dict[tuple[str, Action], PlannedAction] = {}
     for violation in gravest_first:

@@ -3,16 +3,28 @@
 Whether a finding breaks a rule is `policy`'s; which recordings to screen, and what follows, is the pipeline's.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from compliance_pipeline.contracts.event import Channel
-from compliance_pipeline.contracts.policy import Detector, FindingKind
-from compliance_pipeline.media.decode import MediaReader, UnscreenableMedia, decode_audio, missing_bytes
-from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, Ready, TransferBroken
-from compliance_pipeline.screening.findings import Finding, Symbol
+from compliance_pipeline.contracts.event import Channel, RecordingEvent
+from compliance_pipeline.contracts.policy import Detector, FindingKind, PolicyPack
+from compliance_pipeline.contracts.verdict import Verdict
+from compliance_pipeline.media.decode import SAMPLE_RATE, MediaReader, UnscreenableMedia, decode_audio, missing_bytes
+from compliance_pipeline.platforms.port import (
+    Gone,
+    MediaStream,
+    NotYet,
+    Platform,
+    PlatformError,
+    Ready,
+    TransferBroken,
+)
+from compliance_pipeline.screening.findings import Finding
+from compliance_pipeline.screening.fingerprint import fingerprints
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -20,22 +32,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compliance_pipeline.screening.numbers import Candidate
+    from compliance_pipeline.screening.listener import IsSpeech, NumberListener
+    from compliance_pipeline.screening.phrases import Lexicon
+    from compliance_pipeline.screening.recogniser import Recogniser, Transcriber
+    from compliance_pipeline.screening.transcripts import Transcript, Turn
+    from compliance_pipeline.settings import Settings
 
-EMBEDDED_ENGINE = "embedded-0.1.0"
+EMBEDDED_ENGINE = "embedded-0.2.0"
 MAX_TEXT_BYTES = 32 * 2**20
 MAX_LOST_S = 0.5
 """Too short to hide a number: 13 digits keyed as fast as ITU-T Q.24 allows (40 ms on, 40 ms off) take 1 s."""
 SMALL_IMAGE_BYTES = 16 * 1024
 """A picture within a mail's text is taken for a logo up to here; a photo in which a number can be read is larger."""
 TRANSFER_TRIES = 3
+TONES_LAG_S, DIGITS_LAG_S = 20.0, 9.0
+"""How long after it sounded a detector may still report a digit."""
 
+Report = Callable[[Sequence[Finding], Sequence[Finding]], None]
+"""Told of all findings so far, and of those of them that nothing heard later can change, whenever either changes."""
 
-def engine_version() -> str:
-    """The key under which this engine's verdicts are kept; changes with the code's version and the digit model."""
-    from compliance_pipeline.screening.digits import model_version
-
-    return f"{EMBEDDED_ENGINE}+{model_version()}"
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,185 +71,371 @@ class MediaFacts:
 class Screening:
     """The result of one pass. With `unscreenable` set (one word), what was found until then still stands.
 
-    transfer_broken: another try may bring more. fetch_s: waiting for bytes; analysis_s: everything else;
-    first_finding_s: from the start of the pass.
+    words_known: whether the words of the recording were read, so that rules about them can be decided.
+    transfer_broken: another try may bring more. retracted: findings that were reported and that later context took
+    back. fetch_s: waiting for bytes; analysis_s: everything else; first_finding_s: from the start of the pass to the
+    first report of a finding that stood.
     """
 
     findings: list[Finding] = field(default_factory=list)
     media: MediaFacts | None = None
+    words_known: bool = False
     unscreenable: str | None = None
     transfer_broken: bool = False
+    retracted: int = 0
     fetch_s: float = 0.0
     analysis_s: float = 0.0
     first_finding_s: float | None = None
 
 
-def screen_recording(
-    platform: Platform, recording_id: str, channel: Channel, located: Callable[[MediaStream], None] = lambda _: None
-) -> Screening | NotYet | Gone:
-    """Locate, fetch and screen one recording. A broken transfer is tried again with a fresh URL, then is a finding
-    of its own: UNSCREENABLE, `truncated`. `located` is told of the open transfer. Raises PlatformError.
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The engine works on it: its verdict will be called back, else ask again after `after_s` seconds.
+
+    waits: to be called once the recording waits, for a callback that came before it did.
     """
-    tries: list[Screening] = []
-    while len(tries) < TRANSFER_TRIES:
-        location = platform.locate(recording_id)
-        if isinstance(location, Gone) and tries:
-            break
-        if not isinstance(location, Ready):
-            return location
-        with platform.open_media(location.media) as stream:
-            located(stream)
-            tries.append(screen(stream, channel))
-        if not tries[-1].transfer_broken:
-            break
-    screening = max(tries, key=_reach) if tries[-1].transfer_broken else tries[-1]
-    if screening.first_finding_s is not None:
-        screening.first_finding_s += sum(t.fetch_s + t.analysis_s for t in tries[: tries.index(screening)])
-    screening.fetch_s, screening.analysis_s = sum(t.fetch_s for t in tries), sum(t.analysis_s for t in tries)
-    return screening
+
+    after_s: float
+    waits: Callable[[], None]
+
+
+class EngineError(Exception):
+    """A request that an engine did not answer with a verdict. Names recording and status; no URL, body or secret."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine, or the media it was pointed to, failed for now: ask again, with a fresh media URL.
+
+    retry_after: seconds until then, if the engine says.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineRefused(EngineError):
+    """The engine said no for good (signature, policy, schema, address): a person must act."""
+
+
+class EngineAnswerRefused(EngineError):
+    """The engine answered, but not by the contract, or about something else than was asked: nothing of it is used."""
+
+
+Located = Callable[[MediaStream], None]
+
+
+class Engine(Protocol):
+    """Who judges: the embedded engine gives findings for the policy to judge, another one may give its verdict."""
+
+    @property
+    def version(self) -> str:
+        """The key under which verdicts are kept: the same string, the same answers."""
+        ...
+
+    def judge(
+        self, platform: Platform, event: RecordingEvent, correlation_id: str, located: Located
+    ) -> Screening | Verdict | Accepted | NotYet | Gone:
+        """Locate, fetch and screen one recording. `located` is told of the open transfer. Raises PlatformError."""
+        ...
+
+
+class EmbeddedEngine:
+    """The detectors of this package, in this process. Safe to use from several threads.
+
+    policy: its lexicon says which phrases to find. key: for fingerprints. recogniser: hears the words of voice
+    recordings for which the platform has no transcript.
+    """
+
+    def __init__(self, policy: PolicyPack, key: str, recogniser: "Recogniser | None" = None) -> None:
+        self._policy = policy
+        self._fingerprint = fingerprints(key)
+        self._recogniser = recogniser
+
+    @property
+    def version(self) -> str:
+        """Changes with the code's version, the models, the lexicon and the recogniser."""
+        from compliance_pipeline.screening.digits import model_version
+        from compliance_pipeline.screening.speech import gate_version
+
+        parts = [EMBEDDED_ENGINE, model_version(), gate_version(), f"lexicon-{self._policy.lexicon_version}"]
+        return "+".join(parts + ([self._recogniser.version] if self._recogniser else []))
+
+    def judge(
+        self,
+        platform: Platform,
+        event: RecordingEvent,
+        correlation_id: str,  # noqa: ARG002 - others need it
+        located: Located = lambda _: None,
+    ) -> Screening | NotYet | Gone:
+        """A broken transfer is tried again with a fresh URL, then is what it is: UNSCREENABLE, `truncated`."""
+        tries: list[Screening] = []
+        while len(tries) < TRANSFER_TRIES:
+            location = platform.locate(event.recording_id)
+            if isinstance(location, Gone) and tries:
+                break
+            if not isinstance(location, Ready):
+                return location
+            transcript = _platform_transcript(platform, location, event.recording_id)
+            with platform.open_media(location.media) as stream:
+                located(stream)
+                tries.append(self.screen(stream, event.channel, location.speakers, transcript))
+            if not tries[-1].transfer_broken:
+                break
+        screening = max(tries, key=_reach) if tries[-1].transfer_broken else tries[-1]
+        if screening.first_finding_s is not None:
+            screening.first_finding_s += sum(t.fetch_s + t.analysis_s for t in tries[: tries.index(screening)])
+        screening.fetch_s, screening.analysis_s = sum(t.fetch_s for t in tries), sum(t.analysis_s for t in tries)
+        return screening
+
+    def screen(
+        self,
+        stream: MediaStream,
+        channel: Channel,
+        speakers: Sequence[str] = (),
+        transcript: "Transcript | None" = None,
+        report: Report = lambda _all, _settled: None,
+    ) -> Screening:
+        """Screen one transfer. Never raises for what the media holds: that becomes `unscreenable`.
+
+        speakers: who is on each audio channel, where the platform says so. transcript: of a voice recording.
+        """
+        started = perf_counter()
+        reader = MediaReader(stream)
+        progress = _Progress(report, started)
+        screen_media = _VoiceScreening if channel is Channel.VOICE else _TextScreening
+        media = screen_media(self, reader, progress)
+        screening = Screening()
+        try:
+            try:
+                screening.unscreenable = media.screen(stream, speakers, transcript)
+            except UnscreenableMedia as error:
+                screening.unscreenable = error.reason
+            reader.drain()
+        except TransferBroken:
+            screening.unscreenable = "truncated"
+            screening.transfer_broken = True
+        screening.findings, screening.words_known = progress.findings, media.words_known
+        screening.first_finding_s, screening.retracted = progress.first_s, progress.retracted
+        complete = screening.unscreenable != "truncated"
+        screening.media = replace(media.facts, size_bytes=reader.size, sha256=reader.sha256, complete=complete)
+        screening.fetch_s = reader.waited_s
+        screening.analysis_s = perf_counter() - started - reader.waited_s
+        return screening
+
+    def read(self, transcript: "Transcript") -> list[Finding]:
+        """What the words give away: numbers and the lexicon's phrases, by time."""
+        from compliance_pipeline.screening.phrases import find_phrases
+        from compliance_pipeline.screening.text import screen_text
+
+        return _by_time([*screen_text(transcript, self._fingerprint), *find_phrases(transcript, self._lexicon)])
+
+    @cached_property
+    def _lexicon(self) -> "Lexicon":
+        from compliance_pipeline.screening.phrases import compile_lexicon
+
+        return compile_lexicon(self._policy.phrases)
+
+    def numbers(self, speakers: Sequence[str], is_speech: "IsSpeech") -> "NumberListener":
+        from compliance_pipeline.screening.listener import NumberListener
+
+        return NumberListener(self._fingerprint, speakers, is_speech)
+
+    def transcribers(self, speakers: Sequence[str]) -> "list[Transcriber]":
+        """One for each audio channel; none without a recogniser."""
+        from compliance_pipeline.screening.recogniser import Transcriber
+
+        return [Transcriber(self._recogniser, speaker) for speaker in speakers] if self._recogniser else []
+
+
+def from_settings(settings: "Settings", policy: PolicyPack) -> EmbeddedEngine:
+    """Raises RecogniserError where the recogniser's model can't be used."""
+    from compliance_pipeline.screening.recogniser import recogniser_from
+
+    return EmbeddedEngine(policy, settings.fingerprint_secret, recogniser_from(settings.recogniser_model))
 
 
 def _reach(screening: Screening) -> tuple[int, int]:
     return len(screening.findings), screening.media.size_bytes if screening.media else 0
 
 
-def screen(stream: MediaStream, channel: Channel) -> Screening:
-    """Screen one transfer. Never raises for what the media holds: that becomes `unscreenable`."""
-    started = perf_counter()
-    reader = MediaReader(stream)
-    screening = Screening()
-    facts = _Facts()
+def _platform_transcript(platform: Platform, location: Ready, recording_id: str) -> "Transcript | None":
+    """The platform's transcript of a voice recording; None where it has none that can be read.
 
-    def progress(findings: list[Finding]) -> None:
-        if findings and screening.first_finding_s is None:
-            screening.first_finding_s = perf_counter() - started
-        screening.findings = findings
-
-    screen_media = _screen_audio if channel is Channel.VOICE else _screen_text
-    try:
-        try:
-            screening.unscreenable = screen_media(reader, stream, facts, progress)
-        except UnscreenableMedia as error:
-            screening.unscreenable = error.reason
-        reader.drain()
-    except TransferBroken:
-        screening.unscreenable = "truncated"
-        screening.transfer_broken = True
-    screening.media = MediaFacts(
-        size_bytes=reader.size,
-        sha256=reader.sha256,
-        container=facts.container,
-        codec=facts.codec,
-        audio_channels=facts.audio_channels,
-        duration_ms=facts.duration_ms,
-        complete=screening.unscreenable != "truncated",
-    )
-    screening.fetch_s = reader.waited_s
-    screening.analysis_s = perf_counter() - started - reader.waited_s
-    return screening
-
-
-@dataclass(slots=True)
-class _Facts:
-    """What the media turned out to be, as far as it was read."""
-
-    container: str = "unknown"
-    codec: str = "unknown"
-    audio_channels: int = 0
-    duration_ms: int = 0
-
-
-def _screen_audio(
-    reader: MediaReader, _stream: MediaStream, facts: _Facts, progress: Callable[[list[Finding]], None]
-) -> str | None:
-    """Why the recording is not screened to its end, or None."""
-    audio, blocks = decode_audio(reader)
-    facts.container, facts.codec, facts.audio_channels = audio.container, audio.codec, audio.channels
-    speakers = [_Speaker(str(index)) for index in range(audio.channels)]
-
-    def report() -> None:
-        progress(sorted((f for s in speakers for f in s.findings()), key=lambda f: (f.start_ms, f.kind)))
-
-    try:
-        for block in blocks:
-            news = [speaker.hear(samples) for speaker, samples in zip(speakers, block, strict=True)]
-            if any(news):
-                report()
-    finally:
-        facts.duration_ms = round(audio.duration_s * 1000)
-        for speaker in speakers:
-            speaker.finish()
-        report()
-    if audio.cut_short or missing_bytes(reader):
-        return "truncated"
-    return "damaged" if audio.lost_s > MAX_LOST_S else None
-
-
-class _Speaker:
-    """One audio channel: its detectors and what they heard so far."""
-
-    def __init__(self, name: str) -> None:
-        from compliance_pipeline.screening.digits import SpokenDigits
-        from compliance_pipeline.screening.tones import ToneDetector
-
-        self._name = name
-        self._tones = ToneDetector()
-        self._digits = SpokenDigits()
-        self._keyed: list[Symbol] = []
-        self._spoken: list[Symbol] = []
-
-    def hear(self, samples: "NDArray[np.float32]") -> bool:
-        return self._add(self._tones.feed(samples), self._digits.feed(samples))
-
-    def finish(self) -> bool:
-        return self._add(self._tones.finish(), self._digits.finish())
-
-    def _add(self, keyed: list[Symbol], spoken: list[Symbol]) -> bool:
-        self._keyed += keyed
-        self._spoken += spoken
-        return bool(keyed or spoken)
-
-    def findings(self) -> Iterator[Finding]:
-        from compliance_pipeline.screening.digits import dense_runs
-        from compliance_pipeline.screening.numbers import spoken_candidates, tone_candidates
-
-        for candidate in tone_candidates(self._keyed):
-            yield self._finding(Detector.TONES, candidate)
-        for candidate in spoken_candidates(dense_runs(self._spoken)):
-            yield self._finding(Detector.DIGITS, candidate)
-
-    def _finding(self, detector: Detector, candidate: "Candidate") -> Finding:
-        return Finding(
-            kind=FindingKind(candidate.kind),
-            detector=detector,
-            speaker=self._name,
-            start_ms=round(candidate.start_s * 1000),
-            end_ms=round(candidate.end_s * 1000),
-            confidence=candidate.confidence,
-            masked=candidate.masked,
-        )
-
-
-def _screen_text(
-    reader: MediaReader, stream: MediaStream, facts: _Facts, progress: Callable[[list[Finding]], None]
-) -> str | None:
-    """Why the text is not all that was said, or None."""
-    from compliance_pipeline.screening.text import screen_text
+    One that can't be had leaves the rules about words undetermined; it does not keep the sound from being screened.
+    """
     from compliance_pipeline.screening.transcripts import UnreadableTranscript, parse_transcript
 
-    content = reader.rest(MAX_TEXT_BYTES)
-    if not content:
-        raise UnscreenableMedia("empty", "the platform served no bytes")
+    if location.transcript is None:
+        return None
     try:
-        transcript = parse_transcript(content, stream.content_type)
-    except UnreadableTranscript as error:
-        raise UnscreenableMedia("unknown_format", str(error)) from None
-    facts.container, facts.codec = "text", "utf-8"
-    facts.duration_ms = max((turn.start_ms for turn in transcript.turns), default=0)
-    progress(screen_text(transcript))
-    if content.lstrip()[:15].lower().startswith(_PAGES):
-        return "not_transcript"
-    return "unread_attachment" if transcript.unread and _matters_unread(content) else None
+        with platform.open_media(location.transcript) as stream:
+            return parse_transcript(MediaReader(stream).rest(MAX_TEXT_BYTES), stream.content_type)
+    except (PlatformError, UnscreenableMedia, UnreadableTranscript) as error:
+        log.warning("recording %s: its transcript is not used: %s", recording_id, error)
+        return None
+
+
+def _by_time(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda f: (f.start_ms, f.kind, f.detector, f.speaker))
+
+
+_Key = tuple[FindingKind, Detector, str, int, str | None]
+
+
+def _key(finding: Finding) -> _Key:
+    return finding.kind, finding.detector, finding.speaker, finding.start_ms, finding.fingerprint
+
+
+class _Progress:
+    """What was reported, and when."""
+
+    def __init__(self, report: Report, started: float) -> None:
+        self._report = report
+        self._started = started
+        self._settled: list[Finding] = []
+        self._first: dict[_Key, float] = {}
+        self.findings: list[Finding] = []
+
+    def tell(self, findings: list[Finding], settled: list[Finding]) -> None:
+        if (findings, settled) == (self.findings, self._settled):
+            return
+        now = perf_counter() - self._started
+        for finding in findings:
+            self._first.setdefault(_key(finding), now)
+        self.findings, self._settled = findings, settled
+        self._report(findings, settled)
+
+    @property
+    def first_s(self) -> float | None:
+        return min((self._first[_key(finding)] for finding in self.findings), default=None)
+
+    @property
+    def retracted(self) -> int:
+        return len(self._first.keys() - {_key(finding) for finding in self.findings})
+
+
+class _VoiceScreening:
+    """One voice recording: each audio channel with its detectors, and what they and the transcript amount to."""
+
+    def __init__(self, engine: EmbeddedEngine, reader: MediaReader, progress: _Progress) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._progress = progress
+        self.facts = MediaFacts(0, "", "unknown", "unknown", 0, 0, complete=False)
+        self.words_known = False
+
+    def screen(self, _stream: MediaStream, speakers: Sequence[str], transcript: "Transcript | None") -> str | None:
+        """Why the recording is not screened to its end, or None."""
+        from compliance_pipeline.screening.transcripts import Transcript
+
+        read = self._read(transcript) if transcript else []
+        self.words_known = transcript is not None
+        self._progress.tell(read, read)
+        audio, blocks = decode_audio(self._reader)
+        self.facts.container, self.facts.codec, self.facts.audio_channels = audio.container, audio.codec, audio.channels
+        names = list(speakers) if len(set(speakers)) == audio.channels else [str(n) for n in range(audio.channels)]
+        channels = {name: _Channel() for name in names}
+        numbers = self._engine.numbers(names, lambda name, spans: channels[name].sound.is_speech(spans))
+        transcribers = [] if transcript else self._engine.transcribers(names)
+        turns: list[Turn] = []
+
+        def tell() -> None:
+            self._progress.tell(_united(numbers.findings(), read), _united(numbers.settled(), read))
+
+        try:
+            for block in blocks:
+                for (name, channel), samples in zip(channels.items(), block, strict=True):
+                    channel.hear(name, samples, numbers)
+                for transcriber, samples in zip(transcribers, block, strict=False):
+                    turns += transcriber.feed(samples)
+                tell()
+        finally:
+            self.facts.duration_ms = round(audio.duration_s * 1000)
+            for name, channel in channels.items():
+                channel.finish(name, numbers)
+            heard = numbers.finish()
+            for transcriber in transcribers:
+                turns += transcriber.finish()
+            if transcribers:
+                self.words_known = True
+                read = self._read(Transcript(tuple(sorted(turns, key=lambda turn: turn.start_ms))))
+            found = _united(heard, read)
+            self._progress.tell(found, found)
+        if audio.cut_short or missing_bytes(self._reader):
+            return "truncated"
+        return "damaged" if audio.lost_s > MAX_LOST_S else None
+
+    def _read(self, transcript: "Transcript") -> list[Finding]:
+        # A turn's times hold what was said in it only where both are known.
+        located = all(turn.end_ms is not None for turn in transcript.turns)
+        return [replace(finding, located=located) for finding in self._engine.read(transcript)]
+
+
+def _united(heard: list[Finding], read: list[Finding]) -> list[Finding]:
+    """What was heard and what was read; a number that was both is one finding, where it was heard."""
+    sure: dict[tuple[FindingKind, str | None], float] = {}
+    for finding in read:
+        which = finding.kind, finding.fingerprint
+        sure[which] = max(finding.confidence, sure.get(which, 0.0))
+    known = {(finding.kind, finding.fingerprint) for finding in heard if finding.fingerprint}
+    both = [replace(f, confidence=max(f.confidence, sure.get((f.kind, f.fingerprint), 0.0))) for f in heard]
+    return _by_time([*both, *(f for f in read if (f.kind, f.fingerprint) not in known)])
+
+
+class _Channel:
+    """One audio channel: its detectors, and its sound of late."""
+
+    def __init__(self) -> None:
+        from compliance_pipeline.screening.digits import SpokenDigits
+        from compliance_pipeline.screening.speech import RecentSound
+        from compliance_pipeline.screening.tones import ToneDetector
+
+        self._tones = ToneDetector()
+        self._digits = SpokenDigits()
+        self._heard_s = 0.0
+        self.sound = RecentSound()
+
+    def hear(self, name: str, samples: "NDArray[np.float32]", numbers: "NumberListener") -> None:
+        self.sound.feed(samples)
+        self._heard_s += len(samples) / SAMPLE_RATE
+        numbers.hear(name, Detector.TONES, self._tones.feed(samples), self._heard_s - TONES_LAG_S)
+        numbers.hear(name, Detector.DIGITS, self._digits.feed(samples), self._heard_s - DIGITS_LAG_S)
+
+    def finish(self, name: str, numbers: "NumberListener") -> None:
+        numbers.hear(name, Detector.TONES, self._tones.finish(), self._heard_s)
+        numbers.hear(name, Detector.DIGITS, self._digits.finish(), self._heard_s)
+
+
+class _TextScreening:
+    """One chat or e-mail."""
+
+    def __init__(self, engine: EmbeddedEngine, reader: MediaReader, progress: _Progress) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._progress = progress
+        self.facts = MediaFacts(0, "", "unknown", "unknown", 0, 0, complete=False)
+        self.words_known = False
+
+    def screen(self, stream: MediaStream, _speakers: Sequence[str], _transcript: "Transcript | None") -> str | None:
+        """Why the text is not all that was said, or None."""
+        from compliance_pipeline.screening.transcripts import UnreadableTranscript, parse_transcript
+
+        content = self._reader.rest(MAX_TEXT_BYTES)
+        if not content:
+            raise UnscreenableMedia("empty", "the platform served no bytes")
+        try:
+            transcript = parse_transcript(content, stream.content_type)
+        except UnreadableTranscript as error:
+            raise UnscreenableMedia("unknown_format", str(error)) from None
+        self.words_known = True
+        self.facts.container, self.facts.codec = "text", "utf-8"
+        self.facts.duration_ms = max((turn.start_ms for turn in transcript.turns), default=0)
+        found = self._engine.read(transcript)
+        self._progress.tell(found, found)
+        if content.lstrip()[:15].lower().startswith(_PAGES):
+            return "not_transcript"
+        return "unread_attachment" if transcript.unread and _matters_unread(content) else None
 
 
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")

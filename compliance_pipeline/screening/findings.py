@@ -26,6 +26,7 @@ class Finding:
     speaker: 'agent', 'customer' or the channel's index ('0', '1') where the platform does not say.
     fingerprint: keyed digest of the number (PCI DSS 4.0.1, 3.5.1.1), the same wherever it is said again.
     phrase: the lexicon's entry, for `PHRASE` only.
+    spans: all places where its digits were said, in milliseconds; read-backs and corrections included.
     located: False where start and end are not those of what was found, only of where it must lie behind.
     """
 
@@ -39,3 +40,4 @@ class Finding:
     fingerprint: str | None = None
     phrase: str | None = None
     located: bool = True
+    spans: tuple[tuple[int, int], ...] = ()

@@ -41,8 +41,20 @@ def test_the_definitions_load_and_validate(definitions: dg.Definitions) -> None:
     assert sensor.job_name == "flag_recordings"
 
 
-def test_there_are_six_assets_and_no_other(definitions: dg.Definitions) -> None:
-    assert {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()} == set(EXPECTED)
+def test_there_are_six_assets_of_an_hour_and_the_evidence(definitions: dg.Definitions) -> None:
+    assert {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()} == {*EXPECTED, "evidence"}
+
+
+def test_the_evidence_stands_apart_from_the_flagging_runs(definitions: dg.Definitions) -> None:
+    node = definitions.resolve_asset_graph().get(dg.AssetKey("evidence"))
+    assert node.partitions_def is None, (
+        "a partition's tag would make it wait for the hour's flagging run, and that for it"
+    )
+    assert node.pools == set()
+    assert definitions.resolve_job_def("keep_evidence").executor_def is dg.in_process_executor
+    flagging = definitions.resolve_job_def("flag_recordings").asset_layer.selected_asset_keys
+    assert dg.AssetKey("evidence") not in flagging
+    assert definitions.resolve_sensor_def("evidence_sensor").default_status is dg.DefaultSensorStatus.RUNNING
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -10,6 +10,7 @@ import pytest
 
 from compliance_pipeline.definitions import compliance_pipeline
 from compliance_pipeline.intake.inbox import State
+from compliance_pipeline.orchestration.sensors import evidence_sensor
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
 from compliance_pipeline_tests.orchestration.test_definitions import EXPECTED
@@ -158,3 +159,28 @@ def test_a_marts_only_run_needs_nothing_upstream(dagster: Dagster) -> None:
     assert [
         event.asset_key.to_user_string() for event in result.get_asset_materialization_events() if event.asset_key
     ] == ["violations_by_hour"]
+
+
+def test_the_evidence_of_a_flagged_call_follows_in_a_job_of_its_own(dagster: Dagster) -> None:
+    shop = dagster.shop
+    tones = recording(Kind.VOICE_TONES)
+    shop.announce(tones)
+
+    def ticked() -> dg.SensorResult | dg.RunRequest | dg.SkipReason | None:
+        with dg.build_sensor_context(instance=dagster.instance) as context:
+            said = evidence_sensor(context)
+            assert isinstance(said, dg.RunRequest | dg.SkipReason)
+            return said
+
+    assert isinstance(ticked(), dg.SkipReason)
+    assert dagster.run().success
+    [before] = shop.rows("latest_verdicts")
+    assert before["evidence_snippet"] is None, "nothing is pointed to before the masked clip is there"
+    assert isinstance(ticked(), dg.RunRequest)
+    result = compliance_pipeline().resolve_job_def("keep_evidence").execute_in_process(instance=dagster.instance)
+    assert result.success
+    assert metadata_of(result)["evidence"]["clips made"] == 1
+    assert isinstance(ticked(), dg.SkipReason), "done once"
+    [after] = shop.rows("latest_verdicts")
+    assert after["evidence_snippet"].startswith("evidence/")
+    assert (shop.pipeline.settings.home / after["evidence_snippet"]).is_file()

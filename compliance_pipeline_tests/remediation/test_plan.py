@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compliance_pipeline.contracts.engine import UNMAPPED_RULE
 from compliance_pipeline.contracts.policy import Action, PolicyPack, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, plan
@@ -37,6 +38,11 @@ def test_an_action_that_only_a_lesser_rule_asks_for_is_done_for_that_rule() -> N
     policy = POLICY.model_copy(update={"rules": (only_tag, RULES["PCI-PAN-01"])})
     planned = plan([violation("PCI-PAN-01"), violation("PCI-SAD-01")], policy)
     assert shown(planned) == [("PCI-SAD-01", "tag_recording"), ("PCI-PAN-01", "create_work_item")]
+
+
+def test_what_another_engine_found_and_no_rule_of_the_pack_knows_is_put_before_a_person() -> None:
+    found = Violation("rec-1", UNMAPPED_RULE, VerdictValue.REVIEW_REQUIRED, "OTHER", Severity.MEDIUM, 0.9, 0, "")
+    assert [p.action for p in plan([found], POLICY)] == [Action.TAG_RECORDING, Action.CREATE_WORK_ITEM]
 
 
 def test_a_violation_goes_before_a_review_whatever_their_confidence() -> None:

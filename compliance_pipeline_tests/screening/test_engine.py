@@ -10,11 +10,20 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from compliance_pipeline.contracts.event import Channel
+from compliance_pipeline.contracts.event import Channel, RecordingEvent
 from compliance_pipeline.contracts.policy import Detector, FindingKind
 from compliance_pipeline.contracts.verdict import Verdict, VerdictValue
 from compliance_pipeline.platforms.guide import GuidePlatform
-from compliance_pipeline.platforms.port import Gone, Location, Media, NotYet, Ready, TransferBroken, Unavailable
+from compliance_pipeline.platforms.port import (
+    Gone,
+    Location,
+    Media,
+    NotYet,
+    Platform,
+    Ready,
+    TransferBroken,
+    Unavailable,
+)
 from compliance_pipeline.platforms.transport import Transport
 from compliance_pipeline.sandbox.calls import Container, Damage, Kind, SyntheticRecording, make_recording
 from compliance_pipeline.sandbox.platform import PlatformState, serve
@@ -22,18 +31,20 @@ from compliance_pipeline.screening.engine import (
     MAX_TEXT_BYTES,
     SMALL_IMAGE_BYTES,
     TRANSFER_TRIES,
+    EmbeddedEngine,
+    Located,
     Screening,
-    engine_version,
-    screen,
-    screen_recording,
 )
-from compliance_pipeline.screening.policy import evaluate, judge, load_policy
+from compliance_pipeline.screening.policy import Facts, evaluate, judge, load_policy
+from compliance_pipeline.screening.transcripts import parse_transcript
 from compliance_pipeline_tests.media.audio import MemoryStream, Samples, encoded, sound
 from compliance_pipeline_tests.platforms.loopback import CLIENT, GuideServer, Reply, Server, ok
 from compliance_pipeline_tests.screening.keypad import keyed
 
 ENDED = datetime(2026, 3, 12, 15, 0, tzinfo=UTC)
 POLICY = load_policy()
+ENGINE = EmbeddedEngine(POLICY, "the key of these tests")
+screen = ENGINE.screen
 CARD = "4111111111111111"
 
 
@@ -42,11 +53,21 @@ def recording(kind: Kind, container: Container = Container.WAV, damage: Damage |
 
 
 def verdict(screening: Screening, channel: Channel) -> Verdict:
-    return judge("r-1", "c-1", evaluate(screening.findings, channel, POLICY), screening.unscreenable)
+    facts = Facts(channel=channel, transcript_read=screening.words_known)
+    return judge("r-1", "c-1", evaluate(screening.findings, facts, POLICY), screening.unscreenable)
 
 
 def screened(made: SyntheticRecording) -> Screening:
-    return screen(MemoryStream(made.media, content_type=made.content_type), made.channel)
+    stream = MemoryStream(made.media, content_type=made.content_type)
+    transcript = parse_transcript(made.transcript, "application/json") if made.transcript else None
+    return screen(stream, made.channel, made.speakers, transcript)
+
+
+def screen_recording(
+    platform: Platform, recording_id: str, channel: Channel, located: Located = lambda _: None
+) -> Screening | NotYet | Gone:
+    event = RecordingEvent(recording_id=recording_id, media_uri="sandbox:", channel=channel)
+    return ENGINE.judge(platform, event, "c-1", located)
 
 
 def call(agent: Samples, customer: Samples) -> Samples:
@@ -132,9 +153,13 @@ def test_no_finding_holds_a_digit_that_may_not_be_shown(kind: Kind) -> None:
         for form in (clear, re.sub(r"\D", "", clear)):
             assert len(form) < 7 or form not in repr(screening.findings)
     for finding in screening.findings:
+        if finding.kind is FindingKind.PHRASE:
+            description = POLICY.phrases[finding.phrase or ""].description
+            assert finding.masked == f"[{description}]", "what the lexicon says, never what was said"
+            continue
         shown = re.sub(r"[^0-9]", "", finding.masked)
         assert len(shown) <= (10 if finding.kind is FindingKind.CARD_NUMBER else 0)
-        assert re.fullmatch(r"\d{0,6}\*+\d{0,4}", finding.masked)
+        assert re.fullmatch(r"\d{0,6}\*+\d{0,4}|\*+@\*+", finding.masked)
 
 
 @pytest.mark.parametrize("kind", ["mulaw", "mp3", "ogg", "webm"])
@@ -330,20 +355,6 @@ def test_an_expired_url_is_left_to_a_later_try(sandbox: tuple[PlatformState, Gui
     assert isinstance(screen_recording(platform, made.recording_id, made.channel), Screening)
 
 
-@pytest.fixture
-def server() -> Iterator[GuideServer]:
-    server = GuideServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def media_host() -> Iterator[Server]:
-    host = Server()
-    yield host
-    host.stop()
-
-
 def offered(server: GuideServer, media_host: Server, replies: list[Reply]) -> None:
     """The recording r-1, whose media lies at a new URL each time it is located, with these replies in turn."""
     for at, reply in enumerate(replies, 1):
@@ -432,5 +443,6 @@ def test_media_that_vanishes_between_two_tries_keeps_what_was_found() -> None:
     assert verdict(screening, Channel.VOICE).violation_type == "PCI_DTMF_CAPTURE"
 
 
-def test_the_engine_s_version_names_the_digit_model() -> None:
-    assert re.fullmatch(r"embedded-\d+\.\d+\.\d+\+digits-[0-9a-f]{12}", engine_version())
+def test_the_engine_s_version_names_its_models_and_the_lexicon() -> None:
+    digest = r"[0-9a-f]{12}"
+    assert re.fullmatch(rf"embedded-[\d.]+\+digits-{digest}\+speech-{digest}\+lexicon-[0-9a-f]{{8}}", ENGINE.version)

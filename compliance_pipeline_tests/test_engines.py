@@ -1,0 +1,109 @@
+"""The pipeline with another engine by one setting: our own service over a real socket, at once, later, and away."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compliance_pipeline.engines import RemoteEngine
+from compliance_pipeline.intake.inbox import State
+from compliance_pipeline.intake.receiver import create_app
+from compliance_pipeline.sandbox.calls import Kind
+from compliance_pipeline.screening.engine import EmbeddedEngine
+from compliance_pipeline.screening.policy import load_policy
+from compliance_pipeline.screening.service import create_engine_app
+from compliance_pipeline.stack import free_port
+from compliance_pipeline_tests.intake.test_receiver import Running
+from compliance_pipeline_tests.screening.engine_server import CALLBACK_SECRET, LOOPBACK, SECRET
+from compliance_pipeline_tests.workshop import Workshop, recording, workshop
+
+POLICY = load_policy()
+BATCH = [recording(kind) for kind in (Kind.VOICE_TONES, Kind.CHAT_CARD, Kind.CHAT_CVV, Kind.CHAT_CLEAN)]
+
+
+@contextmanager
+def served(**arguments: Any) -> Iterator[str]:
+    app = create_engine_app(
+        POLICY, EmbeddedEngine(POLICY, "key"), SECRET, CALLBACK_SECRET, hosts=LOOPBACK, callback_backoff_s=0.05,
+        **arguments,
+    )  # fmt: skip
+    engine = Running(app)
+    try:
+        yield f"http://127.0.0.1:{engine.port}"
+    finally:
+        engine.stop()
+
+
+@contextmanager
+def shop_with(tmp_path: Path, url: str, **settings: Any) -> Iterator[Workshop]:
+    secrets: dict[str, Any] = {"engine_secret": SECRET, "callback_secret": CALLBACK_SECRET}
+    with workshop(tmp_path, engine_url=url, **secrets, **settings) as shop:
+        assert isinstance(shop.pipeline.engine, RemoteEngine)
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with workshop(tmp_path_factory.mktemp("in-process")) as shop:
+        shop.announce(*BATCH)
+        shop.run()
+        return shop.end_state()
+
+
+def said_and_done(state: dict[str, Any]) -> list[Any]:
+    """An external verdict names one violation, so less is known of the rest; what follows must be the same."""
+    return [[verdict[:3] for verdict in state["verdicts"]], state["platform"], state["inbox"]]
+
+
+def test_a_served_engine_flags_what_the_one_in_process_flags(tmp_path: Path, in_process: dict[str, Any]) -> None:
+    with served() as url, shop_with(tmp_path, url) as shop:
+        shop.announce(*BATCH)
+        shop.run()
+        assert said_and_done(shop.end_state()) == said_and_done(in_process)
+        assert {row["engine_version"] for row in shop.rows("verdicts")} == {shop.pipeline.engine.version}
+        assert {row["detector"] for row in shop.rows("violations")} == {"external"}
+
+
+def test_verdicts_that_are_called_back_are_taken_up_by_the_next_run(tmp_path: Path, in_process: dict[str, Any]) -> None:
+    port = free_port()
+    with (
+        served(answer_within_s=0.0) as url,
+        shop_with(tmp_path, url, receiver_port=port, receiver_url=f"http://127.0.0.1:{port}") as shop,
+    ):
+        shop.announce(*BATCH)
+        shop.run()
+        assert {State.DEFERRED} == set(shop.states().values())
+        assert shop.rows("verdicts") == []
+        receiver = Running(create_app(shop.pipeline.settings, clock=shop.clock), port=port)
+        try:
+            while called_back(shop) < len(BATCH):
+                pass
+        finally:
+            receiver.stop()
+        shop.run()
+        assert said_and_done(shop.end_state()) == said_and_done(in_process)
+
+
+def called_back(shop: Workshop) -> int:
+    engine = shop.pipeline.engine
+    assert isinstance(engine, RemoteEngine)
+    items = shop.inbox.items(shop.hour)
+    return sum(engine.called_back(item.recording_id, item.correlation_id) is not None for item in items)
+
+
+def test_an_engine_that_is_away_loses_nothing(tmp_path: Path, in_process: dict[str, Any]) -> None:
+    with shop_with(tmp_path, f"http://127.0.0.1:{free_port()}") as shop:
+        shop.announce(*BATCH)
+        shop.run()
+        assert {State.DEFERRED} == set(shop.states().values())
+        assert shop.rows("verdicts") == []
+    with served() as url, shop_with(tmp_path, url) as shop:
+        for one in BATCH:
+            shop.state.add(one)
+        for item in shop.inbox.items(shop.hour):
+            shop.clock.wait(600)
+            assert item.state is State.DEFERRED
+        shop.run()
+        assert said_and_done(shop.end_state()) == said_and_done(in_process)
