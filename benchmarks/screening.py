@@ -24,9 +24,9 @@ from compliance_pipeline.contracts.event import Channel
 from compliance_pipeline.contracts.policy import FindingKind
 from compliance_pipeline.media.decode import MediaReader, decode_audio
 from compliance_pipeline.sandbox.calls import Kind, SyntheticRecording, card_number, make_recording
-from compliance_pipeline.screening.engine import EmbeddedEngine, Screening
+from compliance_pipeline.screening.engine import EmbeddedEngine, Screening, facts_of
 from compliance_pipeline.screening.findings import Finding
-from compliance_pipeline.screening.policy import Facts, RuleOutcome, evaluate, load_policy
+from compliance_pipeline.screening.policy import RuleOutcome, evaluate, load_policy
 from compliance_pipeline.screening.transcripts import parse_transcript
 from compliance_pipeline_tests.media.audio import MemoryStream, Samples, encoded
 
@@ -71,13 +71,8 @@ def screened(made: SyntheticRecording) -> Screened:
     transcript = parse_transcript(made.transcript, "application/json") if made.transcript else None
     stream = MemoryStream(made.media, content_type=made.content_type)
     screening = ENGINE.screen(stream, made.channel, made.speakers, transcript)
-    facts = Facts(
-        channel=made.channel,
-        transcript_read=screening.words_known,
-        direction=made.direction,
-        queue=next((person["queue"] for person in made.participants if "queue" in person), None),
-        started_at=made.start_time,
-    )
+    queue = next((person["queue"] for person in made.participants if "queue" in person), None)
+    facts = facts_of(screening, made.channel, direction=made.direction, queue=queue, started_at=made.start_time)
     return Screened(made, screening, evaluate(screening.findings, facts, POLICY))
 
 

@@ -193,7 +193,12 @@ def serve_engine() -> None:
     except (PolicyError, RecogniserError) as error:
         raise fail(str(error)) from None
     service = create_engine_app(
-        policy, engine, settings.engine_signing_secret, settings.callback_signing_secret, hosts=settings.engine_hosts
+        policy,
+        engine,
+        settings.engine_signing_secret,
+        settings.callback_signing_secret,
+        hosts=settings.engine_hosts,
+        keys={name: key.get_secret_value() for name, key in settings.engine_keys.items()},
     )
     serve_app(service, settings.host, settings.engine_port)
 
@@ -250,11 +255,12 @@ def scan(
     from compliance_pipeline.scan import ScanInProgress, ScanResult
     from compliance_pipeline.scan import scan as run_scan
     from compliance_pipeline.screening.policy import PolicyError
+    from compliance_pipeline.screening.recogniser import RecogniserError
     from compliance_pipeline.warehouse.warehouse import WarehouseBusy
 
     try:
         result = _with_progress("screening", run_scan(path, settings_or_exit()), ScanResult)
-    except (PlatformError, ScanInProgress, PolicyError, WarehouseBusy) as error:
+    except (PlatformError, ScanInProgress, PolicyError, RecogniserError, WarehouseBusy) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
         err.print("stopped; scan again, and it goes on with what is left")
@@ -322,9 +328,8 @@ def _print_scan(result: "ScanResult") -> None:
     flagged = [s for s in result.files if s.findings]
     for s in flagged:
         for row in s.findings:
-            found = (
-                f"{row['masked']} [dim]({row['detector']}{', ' + str(row['hits']) + '×' if row['hits'] > 1 else ''})[/]"
-            )
+            times = f", {row['hits']}×" if row["hits"] > 1 else ""
+            found = f"{escape(row['masked'])} [dim]({row['detector']}{times})[/]"
             table.add_row(
                 escape(s.recording.name),
                 f"[{_VERDICT_STYLE[row['verdict']]}]{row['verdict']}[/]",
@@ -344,7 +349,7 @@ def _print_scan(result: "ScanResult") -> None:
         rules = (s.verdict or {})["undetermined_rules"]
         out.print(
             f"[cyan]UNDETERMINED[/]  {escape(s.recording.name)}: nothing found, but {len(rules)} rules could not be "
-            f"decided without its words: {', '.join(rules)}",
+            f"decided (most need a transcript): {', '.join(rules)}",
             highlight=False,
         )
     for skipped in result.skipped:

@@ -42,10 +42,21 @@ class RemoteEngine:
         location = platform.locate(event.recording_id)
         if not isinstance(location, Ready):
             return location
-        answer = self._http.request(event, correlation_id, location.media, self._policy_version, self._callback_url)
+        answer = self._http.request(
+            event,
+            correlation_id,
+            location.media,
+            self._policy_version,
+            self._callback_url,
+            transcript=location.transcript,
+            speakers=location.speakers,
+        )
         if isinstance(answer, Verdict):
             return answer
         return Accepted(self._answer_s, lambda: self._wake(event.recording_id, correlation_id))
+
+    def close(self) -> None:
+        self._http.close()
 
     def called_back(self, recording_id: str, correlation_id: str) -> Verdict | None:
         from compliance_pipeline.intake.callbacks import verdict_for

@@ -93,7 +93,9 @@ def keep_evidence(pipeline: Pipeline, run_id: str, since: datetime) -> EvidenceR
 
 def hours_that_lack_evidence(warehouse: Warehouse, engine: str, since: datetime, now: datetime) -> list[datetime]:
     """Hours from `since` on in which something was found and no clip was made yet, or none could be made for now."""
-    rows = warehouse.select(_LACKING, {"engine": engine, "since": since, "tried": now - RETRY_AFTER})
+    rows = warehouse.select(
+        _LACKING, {"engine": engine, "since": since, "tried": now - RETRY_AFTER, "final": list(_FOR_GOOD)}
+    )
     return [row["partition_hour"] for row in rows]
 
 
@@ -104,7 +106,7 @@ LEFT JOIN evidence e
     ON e.partition_hour = v.partition_hour AND e.recording_id = v.recording_id
     AND e.engine_version = v.engine_version AND e.finding_no = v.finding_no
 WHERE v.partition_hour >= $since AND v.engine_version = $engine AND v.finding_no IS NOT NULL
-  AND (e.status IS NULL OR (e.status = 'unavailable' AND e.made_at < $tried AND e.reason NOT IN ('text', 'gone')))
+  AND (e.status IS NULL OR (e.status = 'unavailable' AND e.made_at < $tried AND NOT list_contains($final, e.reason)))
 ORDER BY 1 DESC
 """
 
@@ -142,7 +144,7 @@ def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
     if not isinstance(pipeline.engine, EmbeddedEngine):
         return EvidenceReport()  # another engine says what it found, not where all of its digits are
     engine = pipeline.engine.version
-    screener = partial(remaining_digits, pipeline.engine)
+    screener = partial(remaining_digits, pipeline.engine.without_words())
     cases = _cases(pipeline, batch, engine)
     report = EvidenceReport(left=max(0, len(cases) - BATCH_LIMIT))
     rows: list[EvidenceRow] = []
@@ -169,10 +171,12 @@ SELECT
     EXISTS (FROM violations v WHERE v.partition_hour = f.partition_hour AND v.recording_id = f.recording_id
             AND v.engine_version = f.engine_version AND v.finding_no = f.finding_no) AS names_a_rule
 FROM findings f
-JOIN recordings r ON r.recording_id = f.recording_id
-LEFT JOIN media m ON m.recording_id = f.recording_id AND m.engine_version = f.engine_version
+JOIN recordings r ON r.partition_hour = f.partition_hour AND r.recording_id = f.recording_id
+LEFT JOIN media m
+    ON m.partition_hour = f.partition_hour AND m.recording_id = f.recording_id AND m.engine_version = f.engine_version
 LEFT JOIN evidence e
-    ON e.recording_id = f.recording_id AND e.engine_version = f.engine_version AND e.finding_no = f.finding_no
+    ON e.partition_hour = f.partition_hour AND e.recording_id = f.recording_id
+    AND e.engine_version = f.engine_version AND e.finding_no = f.finding_no
 WHERE f.partition_hour = $hour AND f.engine_version = $engine
   AND f.recording_id IN (FROM violations SELECT recording_id WHERE partition_hour = $hour AND engine_version = $engine)
 ORDER BY r.available_at DESC, f.recording_id, f.finding_no
@@ -229,7 +233,7 @@ def _clips(pipeline: Pipeline, case: _Case, screener: Screener) -> list[_Outcome
     except PlatformError as error:
         return none(str(error))
     except UnscreenableMedia as error:
-        return none(error.reason)
+        return [Refusal(number, f"the media can't be decoded: {error.reason}") for number in case.pending]
     except _NotThere as error:
         return none(error.reason)
     except Exception as error:

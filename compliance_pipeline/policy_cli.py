@@ -161,8 +161,7 @@ def _in_words(rule: "Rule", policy: "PolicyPack") -> str:
     limits = [
         ", ".join(rule.channels) if len(rule.channels) < 3 else "",
         ", ".join(rule.applies.directions),
-        f"queues {', '.join(rule.applies.queues)}" if rule.applies.queues else "",
-        f"not queues {', '.join(rule.applies.except_queues)}" if rule.applies.except_queues else "",
+        _queues(rule, policy),
         f"in {', '.join(rule.jurisdictions)}" if rule.jurisdictions else "",
     ]
     excuses = [
@@ -176,6 +175,16 @@ def _in_words(rule: "Rule", policy: "PolicyPack") -> str:
         f"unless {' or '.join(excuses)}" if excuses else "",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _queues(rule: "Rule", policy: "PolicyPack") -> str:
+    applies = rule.applies
+    queues = [
+        f"queues {', '.join(applies.queues)}" if applies.queues else "",
+        f"not queues {', '.join(applies.except_queues)}" if applies.except_queues else "",
+    ]
+    said = [policy.phrases[name].description for name in applies.or_said]
+    return ", or ".join(["; ".join(limit for limit in queues if limit), *said])
 
 
 def _forms(when: "When", policy: "PolicyPack") -> list[str]:

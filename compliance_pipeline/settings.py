@@ -2,11 +2,11 @@
 
 import os
 import secrets
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Base64Bytes, Field, Secret, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         default=(),
         description="hosts that the served engine may fetch from and call (JSON list); default: any public one",
     )
+    engine_keys: dict[str, Secret[Base64Bytes]] = Field(
+        default={}, description="keys by which the served engine opens sealed media (JSON: id to base64, 32 bytes)"
+    )
     receiver_url: str | None = Field(
         default=None, description="where an HTTP engine reaches the receiver; default: its own address"
     )
@@ -58,6 +61,19 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=12, description="tries of a recording before it goes to the dead letters")
     claim_seconds: float = Field(default=60.0, description="after this a silent run's recordings are given back")
     fetch_workers: int = Field(default=4, description="recordings fetched and screened at a time in one run")
+
+    @field_validator("webhook_secret", "engine_secret", "callback_secret")
+    @classmethod
+    def _signs(cls, value: SecretStr | None) -> SecretStr | None:
+        """Standard Webhooks: 24 to 64 bytes."""
+        said = value.get_secret_value() if value else ""
+        try:
+            fits = said.startswith("whsec_") and 24 <= len(b64decode(said.removeprefix("whsec_"), validate=True)) <= 64
+        except ValueError:
+            fits = False
+        if value and not fits:
+            raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+        return value
 
     @field_validator("home")
     @classmethod

@@ -23,12 +23,14 @@ from compliance_pipeline.remediation.plan import PlannedAction, Violation, idemp
 from compliance_pipeline.screening.engine import (
     Accepted,
     Engine,
+    EngineBusy,
     EngineError,
     EngineRefused,
     EngineUnavailable,
     Screening,
+    facts_of,
 )
-from compliance_pipeline.screening.policy import Facts, RuleOutcome, deciding_hit, evaluate, judge
+from compliance_pipeline.screening.policy import RuleOutcome, deciding_hit, evaluate, judge
 from compliance_pipeline.warehouse.tables import (
     FindingRow,
     MediaRow,
@@ -199,6 +201,7 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     items = batch_items(pipeline, batch)
     judged = _judged(pipeline, batch, engine, [item.recording_id for item in items])
     fresh = [item for item in items if item.recording_id not in judged]
+    again = _screened_before(pipeline, batch, engine, [item.recording_id for item in fresh])
     report = ScreenReport(known=len(items) - len(fresh))
     rows: list[Row] = []
     stored_at = monotonic()
@@ -213,15 +216,30 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
                 for future in finished:
                     rows += _outcome(pipeline, batch, engine, futures[future], future, report)
                 if monotonic() - stored_at > STORE_EVERY_S:
-                    pipeline.warehouse.append(rows)
+                    _store(pipeline, engine, rows, again)
                     rows, stored_at = [], monotonic()
                 renewed_at = _renew(pipeline, batch, renewed_at)
         except BaseException:
             # A run that is told to stop does not screen the rest of its batch first.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    pipeline.warehouse.append(rows)
+    _store(pipeline, engine, rows, again)
     return report
+
+
+def _screened_before(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
+    """Of these, the ones that this engine screened for another policy: what it finds now may be more."""
+    rows = pipeline.warehouse.select(
+        "SELECT DISTINCT recording_id FROM verdicts WHERE partition_hour = $hour AND engine_version = $engine "
+        "AND recording_id IN (SELECT unnest($ids))",
+        {"hour": batch.hour, "engine": engine, "ids": list(ids)},
+    )
+    return {row["recording_id"] for row in rows}
+
+
+def _store(pipeline: Pipeline, engine: str, rows: list[Row], again: set[str]) -> None:
+    anew = {row.recording_id for row in rows if isinstance(row, VerdictRow)} & again
+    pipeline.warehouse.append(rows, instead_of=[(recording_id, engine) for recording_id in sorted(anew)])
 
 
 def _renew(pipeline: Pipeline, batch: Batch, renewed_at: datetime | None = None) -> datetime:
@@ -247,8 +265,15 @@ def _outcome(
         report.given_back[_give_back(pipeline, batch, item, str(error))] += 1
     except EngineRefused as error:
         report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S)] += 1
+    except EngineBusy as busy:
+        now = pipeline.clock()
+        due = now + timedelta(seconds=max(busy.retry_after or 0.0, 1.0))
+        report.given_back["deferred"] += pipeline.inbox.defer(
+            item.recording_id, batch.owner, due, str(busy), now, tried=False
+        )
     except EngineError as error:
-        after_s = error.retry_after if isinstance(error, EngineUnavailable) else None
+        asked_s = (error.retry_after if isinstance(error, EngineUnavailable) else None) or 0.0
+        after_s = max(asked_s, _backoff_s(item))
         report.given_back[_give_back(pipeline, batch, item, str(error), after_s)] += 1
     except _EngineHeld as held:
         now = pipeline.clock()
@@ -285,11 +310,16 @@ def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
     def opened(stream: MediaStream) -> None:
         media_at.append(stream.last_modified)
 
-    def once() -> Screening | Verdict | Accepted | NotYet | Gone | PlatformError:
+    def once() -> Screening | Verdict | Accepted | NotYet | Gone | PlatformError | EngineError:
         try:
             return pipeline.engine.judge(pipeline.platform, item.recording_event, item.correlation_id, opened)
         except PlatformError as error:
             return error  # the platform's failure, not the engine's: not for the engine's breaker
+        except EngineError as error:
+            if isinstance(error, EngineUnavailable) and error.is_down:
+                failures.append(error)
+                raise
+            return error  # about this recording, or for now: others may go through
         except Exception as error:
             failures.append(error)
             raise
@@ -303,7 +333,7 @@ def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
             raise failures[-1] from None
         until = held_until(breaker, utc_now())
         raise _EngineHeld((until - utc_now()).total_seconds() if until else 1.0) from None
-    if isinstance(outcome, PlatformError):
+    if isinstance(outcome, PlatformError | EngineError):
         raise outcome
     available_at = item.available_at
     if item.event is not EventType.AVAILABLE or (item.reason or "").startswith(NOT_READY):
@@ -316,12 +346,19 @@ def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
 def _judge(
     pipeline: Pipeline, batch: Batch, engine: str, item: "InboxItem", screened: _Screened, report: ScreenReport
 ) -> list[Row]:
+    from compliance_pipeline.intake.inbox import State
+
     outcome = screened.outcome
     if isinstance(outcome, NotYet):
         report.given_back[_give_back(pipeline, batch, item, NOT_READY + outcome.why, outcome.after_s)] += 1
         return []
     if isinstance(outcome, Accepted):
         why = "the engine works on it; its verdict is called back"
+        if item.state is not State.CLAIMED:
+            # Settled before, and looked at again by hand: a run for what is new takes it up when the verdict is there.
+            pipeline.inbox.reopen([item.recording_id], pipeline.clock())
+            report.given_back["deferred"] += 1
+            return []
         report.given_back[_give_back(pipeline, batch, item, why, outcome.after_s)] += 1
         outcome.waits()
         return []
@@ -337,7 +374,10 @@ def _judge(
     else:
         if isinstance(outcome, Gone):
             screening.unscreenable = "gone"
-        outcomes = evaluate(screening.findings, _facts(item, screening), pipeline.policy)
+        event = item.recording_event
+        queue = next((p.queue for p in event.participants if p.queue), None)
+        facts = facts_of(screening, event.channel, direction=event.direction, queue=queue, started_at=event.start_time)
+        outcomes = evaluate(screening.findings, facts, pipeline.policy)
         verdict = judge(item.recording_id, item.correlation_id, outcomes, screening.unscreenable)
         first = deciding_hit(outcomes)
         fired = sorted((o for o in outcomes if o.fired), key=lambda o: o is not first)
@@ -415,19 +455,6 @@ def _judge(
     rows += violations
     rows += _stage_rows(batch, item, screened, screening)
     return rows
-
-
-def _facts(item: "InboxItem", screening: Screening) -> Facts:
-    event = item.recording_event
-    return Facts(
-        channel=event.channel,
-        transcript_read=screening.words_known,
-        complete=screening.unscreenable is None,
-        direction=event.direction,
-        queue=next((p.queue for p in event.participants if p.queue), None),
-        started_at=event.start_time,
-        duration_ms=screening.media.duration_ms if screening.media else None,
-    )
 
 
 def _violation_row(
@@ -535,9 +562,13 @@ def _give_back(
     if item.attempts >= (tries or pipeline.settings.max_attempts):
         pipeline.inbox.dead(item.recording_id, batch.owner, f"gave up after {item.attempts} tries: {reason}", now)
         return "dead"
-    wait = after_s if after_s is not None else min(2.0 ** (item.attempts - 1), LONGEST_BACKOFF_S)
+    wait = after_s if after_s is not None else _backoff_s(item)
     pipeline.inbox.defer(item.recording_id, batch.owner, now + timedelta(seconds=wait), reason, now)
     return "deferred"
+
+
+def _backoff_s(item: "InboxItem") -> float:
+    return min(2.0 ** (item.attempts - 1), LONGEST_BACKOFF_S)
 
 
 @dataclass(slots=True)

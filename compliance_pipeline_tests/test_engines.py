@@ -1,12 +1,15 @@
 """The pipeline with another engine by one setting: our own service over a real socket, at once, later, and away."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compliance_pipeline.contracts.engine import SCREENINGS_PATH
 from compliance_pipeline.engines import RemoteEngine
 from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.intake.receiver import create_app
@@ -16,6 +19,7 @@ from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.screening.service import create_engine_app
 from compliance_pipeline.stack import free_port
 from compliance_pipeline_tests.intake.test_receiver import Running
+from compliance_pipeline_tests.platforms.loopback import Reply, Server
 from compliance_pipeline_tests.screening.engine_server import CALLBACK_SECRET, LOOPBACK, SECRET
 from compliance_pipeline_tests.workshop import Workshop, recording, workshop
 
@@ -78,8 +82,10 @@ def test_verdicts_that_are_called_back_are_taken_up_by_the_next_run(tmp_path: Pa
         assert shop.rows("verdicts") == []
         receiver = Running(create_app(shop.pipeline.settings, clock=shop.clock), port=port)
         try:
+            deadline = time.monotonic() + 60
             while called_back(shop) < len(BATCH):
-                pass
+                assert time.monotonic() < deadline, "not called back"
+                time.sleep(0.05)
         finally:
             receiver.stop()
         shop.run()
@@ -107,3 +113,28 @@ def test_an_engine_that_is_away_loses_nothing(tmp_path: Path, in_process: dict[s
             assert item.state is State.DEFERRED
         shop.run()
         assert said_and_done(shop.end_state()) == said_and_done(in_process)
+
+
+def test_an_engine_that_is_full_holds_nothing_against_a_recording_and_nobody_else_up(tmp_path: Path) -> None:
+    full = Server()
+    full.plan("POST", SCREENINGS_PATH, *[Reply(429, b"", {"Retry-After": "1"})] * 60)
+    try:
+        with shop_with(tmp_path, full.url, max_attempts=3) as shop:
+            shop.announce(*BATCH)
+            for _ in range(8):
+                shop.run()
+                shop.clock.wait(2)
+            assert {State.DEFERRED} == set(shop.states().values())
+            reasons = {item.reason for item in shop.inbox.items(shop.hour)}
+            assert all("answered 429" in (reason or "") for reason in reasons), "the breaker stays closed"
+    finally:
+        full.stop()
+
+
+def test_a_backfill_waits_for_its_callback_too(tmp_path: Path) -> None:
+    with served(answer_within_s=0.0) as url, shop_with(tmp_path, url) as shop:
+        shop.announce(BATCH[1])
+        [item] = shop.inbox.claim(shop.hour, "earlier", shop.clock(), timedelta(minutes=1), 1)
+        shop.inbox.done([item.recording_id], "earlier", shop.clock())
+        shop.run(shop.batch(whole_partition=True))
+        assert set(shop.states().values()) == {State.NEW}, "the next run takes up what is called back"

@@ -80,6 +80,16 @@ def test_explaining_one_rule_shows_it_alone_in_words() -> None:
     assert "notice that the" in words
 
 
+def test_a_rule_for_some_queues_says_which_and_what_else_makes_it_apply(tmp_path: Path) -> None:
+    content = packaged()
+    rule = next(rule for rule in content["rules"] if rule["id"] == "FDCPA-THREAT-01")
+    rule["applies"] = {"queues": ["a*"], "except_queues": ["ab*"], "or_said": ["debt_talk"]}
+    content["rules"] = [rule]
+    shown = runner.invoke(app, ["explain", written(tmp_path, content)])
+    when = " ".join(line.split("│")[3].strip() for line in shown.output.splitlines() if line.startswith("│"))
+    assert "queues a*; not queues ab*, or talk of a debt" in when
+
+
 def test_a_verified_citation_is_not_marked() -> None:
     assert "(unverified)" not in runner.invoke(app, ["explain", "FDCPA-7IN7-01"]).output
 
@@ -107,7 +117,7 @@ def test_the_examples_of_the_packaged_pack_hold() -> None:
 def test_an_example_that_does_not_hold_is_told_and_fails(tmp_path: Path) -> None:
     content = packaged()
     rule = next(rule for rule in content["rules"] if rule["id"] == "FDCPA-THREAT-01")
-    rule["examples"] = [{"expect": "fired", "text": "agent: we will not sue you"}]
+    rule["examples"] = [{"expect": "fired", "text": "agent: we will not sue you", "facts": {"queue": "Collections"}}]
     content["rules"] = [rule, {**content["rules"][0], "examples": []}]
     shown = runner.invoke(app, ["test", written(tmp_path, content)])
     assert shown.exit_code == 1

@@ -656,6 +656,22 @@ def test_the_headline_is_that_of_the_mart(shop: Workshop) -> None:
     assert figures["flagged P95 seconds"] == round(row["p95_s"], 3)
 
 
+def test_a_recording_that_is_screened_anew_for_another_policy_has_one_set_of_findings(shop: Workshop) -> None:
+    shop.announce(CARD)
+    shop.run()
+    before = shop.rows("findings")
+    with shop.warehouse.write() as connection:
+        connection.execute("UPDATE findings SET start_ms = 1")
+    shop.pipeline.policy = shop.pipeline.policy.model_copy(update={"version": "9.9.9"})
+    shop.run(shop.batch(whole_partition=True))
+    assert shop.rows("findings") == before, "what was found last stands"
+    assert len(shop.rows("verdicts")) == 2
+    violations = shop.warehouse.select(
+        "SELECT v.masked = f.masked AS same FROM violations v JOIN findings f USING (recording_id, finding_no)"
+    )
+    assert [row["same"] for row in violations] == [True] * 2
+
+
 def test_verdicts_name_the_engine_and_the_policy_that_judged(shop: Workshop) -> None:
     shop.announce(CARD)
     shop.run()

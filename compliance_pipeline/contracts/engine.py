@@ -112,6 +112,8 @@ class ScreeningRequest(_Strict):
 
     media_url: where the platform serves the media, signed by it and short-lived; fetched at once. In its place the
     media itself can come along, sealed.
+    transcript_url: of a call, where the platform has one; served like the media. speakers: who is on each audio
+    channel, in order, where the platform says so.
     callback_url: where a verdict goes that takes longer than the answer may.
     """
 
@@ -122,11 +124,13 @@ class ScreeningRequest(_Strict):
     media_url: str | None = Field(default=None, max_length=4096, repr=False)
     sealed: SealedMedia | None = None
     content_type: str | None = Field(default=None, max_length=128, pattern=r"^[\w.+-]+/[\w.+-]+$")
+    transcript_url: str | None = Field(default=None, max_length=4096, repr=False)
+    speakers: tuple[Annotated[str, Field(pattern=r"^[a-z]{1,32}$")], ...] = Field(default=(), max_length=8)
     metadata: TokenisedMetadata = TokenisedMetadata()
     callback_url: str | None = Field(default=None, max_length=4096, repr=False)
     policy_version: str = Field(min_length=1, max_length=128)
 
-    @field_validator("media_url", "callback_url")
+    @field_validator("media_url", "transcript_url", "callback_url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is None:
@@ -134,6 +138,15 @@ class ScreeningRequest(_Strict):
         if not is_address(value):
             raise ValueError("must be an http or https URL without a user name")
         return value
+
+    @property
+    def addresses(self) -> tuple[tuple[str, str | None], ...]:
+        """Those that the engine is to ask, by field."""
+        return (
+            ("mediaUrl", self.media_url),
+            ("transcriptUrl", self.transcript_url),
+            ("callbackUrl", self.callback_url),
+        )
 
     @model_validator(mode="after")
     def _has_its_media(self) -> "ScreeningRequest":

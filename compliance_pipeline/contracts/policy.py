@@ -152,6 +152,7 @@ class AbsentForm(_Strict):
     """Something that had to be said, and was not.
 
     phrases: all of them. later: those that are enough when it is not the first contact about the matter.
+    speakers: who had to say it; where none of them has a turn, nothing is missing.
     within_s: from the start of the recording. annotated: any of these counts as said.
     """
 
@@ -243,12 +244,20 @@ class When(_Strict):
 class Applies(_Strict):
     """To which recordings. A limit on direction or queue keeps the rule from recordings that do not say theirs.
 
-    queues: shell globs, whatever the case. except_queues: these are left out; an unknown queue is not.
+    queues: shell globs, whatever the case. or_said: a recording with any of these is meant, whatever its queue.
+    except_queues: these are left out; an unknown queue is not.
     """
 
     directions: tuple[Direction, ...] = ()
     queues: tuple[str, ...] = ()
+    or_said: tuple[PhraseName, ...] = ()
     except_queues: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_an_alternative(self) -> "Applies":
+        if self.or_said and not self.queues:
+            raise ValueError("or_said needs queues: without them every queue is meant")
+        return self
 
 
 class Unless(_Strict):
@@ -373,7 +382,8 @@ class PolicyPack(_Strict):
     @model_validator(mode="after")
     def _phrases_are_in_the_lexicon(self) -> "PolicyPack":
         for rule in self.rules:
-            if unknown := (rule.when.phrases | set(rule.unless.phrases)) - self.phrases.keys():
+            named = rule.when.phrases | set(rule.unless.phrases + rule.applies.or_said)
+            if unknown := named - self.phrases.keys():
                 raise ValueError(f"rule {rule.id} names phrases that are not defined: {', '.join(sorted(unknown))}")
         return self
 

@@ -77,11 +77,11 @@ Screener = Callable[[bytes], Remains]
 class MemoryMedia:
     """Media in memory as a `MediaStream`."""
 
-    content_type: str | None = None
     last_modified: datetime | None = None
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, content_type: str | None = None) -> None:
         self.content_length: int | None = len(content)
+        self.content_type = content_type
         self._content = content
 
     def __iter__(self) -> Iterator[bytes]:

@@ -48,6 +48,7 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
             platform = self._platform(settings)
             opened.callback(platform.close)
             engine = engine_of(settings, policy, inbox)
+            opened.callback(engine.close)
             self._pipeline = Pipeline(settings, inbox, Warehouse(settings.warehouse_path), platform, policy, engine)
             yield self
 

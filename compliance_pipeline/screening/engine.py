@@ -5,12 +5,14 @@ Whether a finding breaks a rule is `policy`'s; which recordings to screen, and w
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
-from compliance_pipeline.contracts.event import Channel, RecordingEvent
+from compliance_pipeline.contracts.event import Channel, Direction, RecordingEvent
 from compliance_pipeline.contracts.policy import Detector, FindingKind, PolicyPack
 from compliance_pipeline.contracts.verdict import Verdict
 from compliance_pipeline.media.decode import SAMPLE_RATE, MediaReader, UnscreenableMedia, decode_audio, missing_bytes
@@ -25,6 +27,7 @@ from compliance_pipeline.platforms.port import (
 )
 from compliance_pipeline.screening.findings import Finding
 from compliance_pipeline.screening.fingerprint import fingerprints
+from compliance_pipeline.screening.policy import Facts
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -67,11 +70,19 @@ class MediaFacts:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class WordsRead:
+    """Who has a turn in the words of a recording, and whether the turns have times."""
+
+    speakers: frozenset[str]
+    timed: bool
+
+
 @dataclass(slots=True)
 class Screening:
     """The result of one pass. With `unscreenable` set (one word), what was found until then still stands.
 
-    words_known: whether the words of the recording were read, so that rules about them can be decided.
+    words: None where nobody knows what was said, so that rules about words can't be decided.
     transfer_broken: another try may bring more. retracted: findings that were reported and that later context took
     back. fetch_s: waiting for bytes; analysis_s: everything else; first_finding_s: from the start of the pass to the
     first report of a finding that stood.
@@ -79,7 +90,7 @@ class Screening:
 
     findings: list[Finding] = field(default_factory=list)
     media: MediaFacts | None = None
-    words_known: bool = False
+    words: WordsRead | None = None
     unscreenable: str | None = None
     transfer_broken: bool = False
     retracted: int = 0
@@ -106,12 +117,16 @@ class EngineError(Exception):
 class EngineUnavailable(EngineError):
     """The engine, or the media it was pointed to, failed for now: ask again, with a fresh media URL.
 
-    retry_after: seconds until then, if the engine says.
+    retry_after: seconds until then, if the engine says. is_down: it is the engine that fails, whatever it is asked.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, *, is_down: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.is_down = retry_after, is_down
+
+
+class EngineBusy(EngineUnavailable):
+    """The engine has as much to do as it takes (429): no fault of the recording's."""
 
 
 class EngineRefused(EngineError):
@@ -139,6 +154,8 @@ class Engine(Protocol):
         """Locate, fetch and screen one recording. `located` is told of the open transfer. Raises PlatformError."""
         ...
 
+    def close(self) -> None: ...
+
 
 class EmbeddedEngine:
     """The detectors of this package, in this process. Safe to use from several threads.
@@ -149,6 +166,7 @@ class EmbeddedEngine:
 
     def __init__(self, policy: PolicyPack, key: str, recogniser: "Recogniser | None" = None) -> None:
         self._policy = policy
+        self._key = key
         self._fingerprint = fingerprints(key)
         self._recogniser = recogniser
 
@@ -170,13 +188,15 @@ class EmbeddedEngine:
     ) -> Screening | NotYet | Gone:
         """A broken transfer is tried again with a fresh URL, then is what it is: UNSCREENABLE, `truncated`."""
         tries: list[Screening] = []
+        transcript: Transcript | None = None
         while len(tries) < TRANSFER_TRIES:
             location = platform.locate(event.recording_id)
             if isinstance(location, Gone) and tries:
                 break
             if not isinstance(location, Ready):
                 return location
-            transcript = _platform_transcript(platform, location, event.recording_id)
+            if transcript is None:
+                transcript = _platform_transcript(platform, location, event.recording_id)
             with platform.open_media(location.media) as stream:
                 located(stream)
                 tries.append(self.screen(stream, event.channel, location.speakers, transcript))
@@ -215,13 +235,20 @@ class EmbeddedEngine:
         except TransferBroken:
             screening.unscreenable = "truncated"
             screening.transfer_broken = True
-        screening.findings, screening.words_known = progress.findings, media.words_known
+        screening.findings, screening.words = progress.findings, media.words
         screening.first_finding_s, screening.retracted = progress.first_s, progress.retracted
         complete = screening.unscreenable != "truncated"
         screening.media = replace(media.facts, size_bytes=reader.size, sha256=reader.sha256, complete=complete)
         screening.fetch_s = reader.waited_s
         screening.analysis_s = perf_counter() - started - reader.waited_s
         return screening
+
+    def close(self) -> None:
+        """Holds nothing open."""
+
+    def without_words(self) -> "EmbeddedEngine":
+        """The same, for sound alone."""
+        return EmbeddedEngine(self._policy, self._key)
 
     def read(self, transcript: "Transcript") -> list[Finding]:
         """What the words give away: numbers and the lexicon's phrases, by time."""
@@ -255,6 +282,28 @@ def from_settings(settings: "Settings", policy: PolicyPack) -> EmbeddedEngine:
     return EmbeddedEngine(policy, settings.fingerprint_secret, recogniser_from(settings.recogniser_model))
 
 
+def facts_of(
+    screening: Screening,
+    channel: Channel,
+    *,
+    direction: Direction | None = None,
+    queue: str | None = None,
+    started_at: datetime | None = None,
+) -> Facts:
+    """What the policy may know of a recording besides its findings."""
+    return Facts(
+        channel=channel,
+        transcript_read=screening.words is not None,
+        words_timed=screening.words is None or screening.words.timed or channel is not Channel.VOICE,
+        speakers=screening.words.speakers if screening.words else frozenset(),
+        complete=screening.unscreenable is None,
+        direction=direction,
+        queue=queue,
+        started_at=started_at,
+        duration_ms=screening.media.duration_ms if screening.media else None,
+    )
+
+
 def _reach(screening: Screening) -> tuple[int, int]:
     return len(screening.findings), screening.media.size_bytes if screening.media else 0
 
@@ -264,12 +313,14 @@ def _platform_transcript(platform: Platform, location: Ready, recording_id: str)
 
     One that can't be had leaves the rules about words undetermined; it does not keep the sound from being screened.
     """
+    return read_transcript(platform.open_media(location.transcript), recording_id) if location.transcript else None
+
+
+def read_transcript(transfer: AbstractContextManager[MediaStream], recording_id: str) -> "Transcript | None":
     from compliance_pipeline.screening.transcripts import UnreadableTranscript, parse_transcript
 
-    if location.transcript is None:
-        return None
     try:
-        with platform.open_media(location.transcript) as stream:
+        with transfer as stream:
             return parse_transcript(MediaReader(stream).rest(MAX_TEXT_BYTES), stream.content_type)
     except (PlatformError, UnscreenableMedia, UnreadableTranscript) as error:
         log.warning("recording %s: its transcript is not used: %s", recording_id, error)
@@ -280,11 +331,14 @@ def _by_time(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: (f.start_ms, f.kind, f.detector, f.speaker))
 
 
-_Key = tuple[FindingKind, Detector, str, int, str | None]
+_Key = tuple[FindingKind, str] | tuple[FindingKind, Detector, str, int]
 
 
 def _key(finding: Finding) -> _Key:
-    return finding.kind, finding.detector, finding.speaker, finding.start_ms, finding.fingerprint
+    """The same for the same number, wherever and however it was found."""
+    if finding.fingerprint:
+        return finding.kind, finding.fingerprint
+    return finding.kind, finding.detector, finding.speaker, finding.start_ms
 
 
 class _Progress:
@@ -315,72 +369,112 @@ class _Progress:
         return len(self._first.keys() - {_key(finding) for finding in self.findings})
 
 
-class _VoiceScreening:
-    """One voice recording: each audio channel with its detectors, and what they and the transcript amount to."""
+class _MediaScreening:
+    """One recording under way: what the media turned out to be, and the words that were read."""
 
     def __init__(self, engine: EmbeddedEngine, reader: MediaReader, progress: _Progress) -> None:
         self._engine = engine
         self._reader = reader
         self._progress = progress
         self.facts = MediaFacts(0, "", "unknown", "unknown", 0, 0, complete=False)
-        self.words_known = False
+        self.words: WordsRead | None = None
+
+    def _read(self, transcript: "Transcript") -> list[Finding]:
+        self.words = WordsRead(frozenset(turn.speaker for turn in transcript.turns), transcript.timed)
+        return self._engine.read(transcript)
+
+
+class _VoiceScreening(_MediaScreening):
+    """Each audio channel with its detectors, and what they and the transcript amount to."""
 
     def screen(self, _stream: MediaStream, speakers: Sequence[str], transcript: "Transcript | None") -> str | None:
         """Why the recording is not screened to its end, or None."""
-        from compliance_pipeline.screening.transcripts import Transcript
-
-        read = self._read(transcript) if transcript else []
-        self.words_known = transcript is not None
-        self._progress.tell(read, read)
+        read = self._spoken(transcript) if transcript else []
+        self._progress.tell(read, [])
         audio, blocks = decode_audio(self._reader)
         self.facts.container, self.facts.codec, self.facts.audio_channels = audio.container, audio.codec, audio.channels
-        names = list(speakers) if len(set(speakers)) == audio.channels else [str(n) for n in range(audio.channels)]
+        told = len(set(speakers)) == len(speakers) == audio.channels
+        names = list(speakers) if told else [str(n) for n in range(audio.channels)]
         channels = {name: _Channel() for name in names}
         numbers = self._engine.numbers(names, lambda name, spans: channels[name].sound.is_speech(spans))
-        transcribers = [] if transcript else self._engine.transcribers(names)
-        turns: list[Turn] = []
+        recognition = _Recognition([] if transcript else self._engine.transcribers(names))
 
         def tell() -> None:
-            self._progress.tell(_united(numbers.findings(), read), _united(numbers.settled(), read))
+            settled = {_key(finding) for finding in numbers.settled()}
+            found = _united(numbers.findings(), read)
+            self._progress.tell(found, [finding for finding in found if _key(finding) in settled])
 
         try:
             for block in blocks:
                 for (name, channel), samples in zip(channels.items(), block, strict=True):
                     channel.hear(name, samples, numbers)
-                for transcriber, samples in zip(transcribers, block, strict=False):
-                    turns += transcriber.feed(samples)
+                recognition.hear(block)
                 tell()
         finally:
             self.facts.duration_ms = round(audio.duration_s * 1000)
             for name, channel in channels.items():
                 channel.finish(name, numbers)
             heard = numbers.finish()
-            for transcriber in transcribers:
-                turns += transcriber.finish()
-            if transcribers:
-                self.words_known = True
-                read = self._read(Transcript(tuple(sorted(turns, key=lambda turn: turn.start_ms))))
+            if recognised := recognition.finish():
+                read = self._spoken(recognised)
+            if self.words and not self.words.timed:
+                # They may have been said at any time of the recording.
+                read = [replace(finding, end_ms=self.facts.duration_ms) for finding in read]
             found = _united(heard, read)
             self._progress.tell(found, found)
         if audio.cut_short or missing_bytes(self._reader):
             return "truncated"
         return "damaged" if audio.lost_s > MAX_LOST_S else None
 
-    def _read(self, transcript: "Transcript") -> list[Finding]:
+    def _spoken(self, transcript: "Transcript") -> list[Finding]:
         # A turn's times hold what was said in it only where both are known.
         located = all(turn.end_ms is not None for turn in transcript.turns)
-        return [replace(finding, located=located) for finding in self._engine.read(transcript)]
+        return [replace(finding, located=located) for finding in self._read(transcript)]
+
+
+class _Recognition:
+    """The recogniser on each audio channel; one that fails leaves the words unknown, and the sound screened."""
+
+    def __init__(self, transcribers: "list[Transcriber]") -> None:
+        self._transcribers = transcribers
+        self._turns: list[Turn] = []
+
+    def hear(self, block: "NDArray[np.float32]") -> None:
+        from compliance_pipeline.screening.recogniser import RecogniserError
+
+        try:
+            for transcriber, samples in zip(self._transcribers, block, strict=False):
+                self._turns += transcriber.feed(samples)
+        except RecogniserError as error:
+            self._give_up(error)
+
+    def finish(self) -> "Transcript | None":
+        from compliance_pipeline.screening.recogniser import RecogniserError
+        from compliance_pipeline.screening.transcripts import Transcript
+
+        try:
+            for transcriber in self._transcribers:
+                self._turns += transcriber.finish()
+        except RecogniserError as error:
+            self._give_up(error)
+        if not self._transcribers:
+            return None
+        return Transcript(tuple(sorted(self._turns, key=lambda turn: turn.start_ms)))
+
+    def _give_up(self, error: Exception) -> None:
+        log.warning("rules about words stay undetermined: %s", error)
+        self._transcribers = []
 
 
 def _united(heard: list[Finding], read: list[Finding]) -> list[Finding]:
     """What was heard and what was read; a number that was both is one finding, where it was heard."""
-    sure: dict[tuple[FindingKind, str | None], float] = {}
+    sure: dict[str, float] = {}
     for finding in read:
-        which = finding.kind, finding.fingerprint
-        sure[which] = max(finding.confidence, sure.get(which, 0.0))
-    known = {(finding.kind, finding.fingerprint) for finding in heard if finding.fingerprint}
-    both = [replace(f, confidence=max(f.confidence, sure.get((f.kind, f.fingerprint), 0.0))) for f in heard]
-    return _by_time([*both, *(f for f in read if (f.kind, f.fingerprint) not in known)])
+        if finding.fingerprint:
+            sure[finding.fingerprint] = max(finding.confidence, sure.get(finding.fingerprint, 0.0))
+    both = [replace(f, confidence=max(f.confidence, sure.get(f.fingerprint or "", 0.0))) for f in heard]
+    known = {finding.fingerprint for finding in heard} - {None}
+    return _by_time([*both, *(finding for finding in read if finding.fingerprint not in known)])
 
 
 class _Channel:
@@ -407,15 +501,8 @@ class _Channel:
         numbers.hear(name, Detector.DIGITS, self._digits.finish(), self._heard_s)
 
 
-class _TextScreening:
+class _TextScreening(_MediaScreening):
     """One chat or e-mail."""
-
-    def __init__(self, engine: EmbeddedEngine, reader: MediaReader, progress: _Progress) -> None:
-        self._engine = engine
-        self._reader = reader
-        self._progress = progress
-        self.facts = MediaFacts(0, "", "unknown", "unknown", 0, 0, complete=False)
-        self.words_known = False
 
     def screen(self, stream: MediaStream, _speakers: Sequence[str], _transcript: "Transcript | None") -> str | None:
         """Why the text is not all that was said, or None."""
@@ -428,10 +515,9 @@ class _TextScreening:
             transcript = parse_transcript(content, stream.content_type)
         except UnreadableTranscript as error:
             raise UnscreenableMedia("unknown_format", str(error)) from None
-        self.words_known = True
         self.facts.container, self.facts.codec = "text", "utf-8"
         self.facts.duration_ms = max((turn.start_ms for turn in transcript.turns), default=0)
-        found = self._engine.read(transcript)
+        found = self._read(transcript)
         self._progress.tell(found, found)
         if content.lstrip()[:15].lower().startswith(_PAGES):
             return "not_transcript"

@@ -25,18 +25,18 @@ from compliance_pipeline.contracts.engine import (
     stored_form,
 )
 from compliance_pipeline.contracts.event import RecordingEvent
-from compliance_pipeline.contracts.policy import Action, PolicyPack, Rule, Severity
+from compliance_pipeline.contracts.policy import PolicyPack, Severity
 from compliance_pipeline.contracts.verdict import Verdict, VerdictRefused, VerdictValue, parse_verdict
 from compliance_pipeline.platforms.port import Media, PlatformError
 from compliance_pipeline.platforms.transport import WholeAnswers
-from compliance_pipeline.screening.engine import EngineAnswerRefused, EngineRefused, EngineUnavailable
+from compliance_pipeline.screening.engine import EngineAnswerRefused, EngineBusy, EngineRefused, EngineUnavailable
 
 TRIES = 3
 LONGEST_WAIT_S = 15.0
 """All waits of one request together. The signature holds for 5 minutes: three tries of a minute and this fit in."""
 ANSWER_S = 60.0
 
-_FOR_NOW = frozenset({408, 424, 425, 429})
+_FOR_NOW = frozenset({408, 424, 425})
 
 
 class HttpEngine:
@@ -77,6 +77,9 @@ class HttpEngine:
         media: Media | SealedMedia,
         policy_version: str,
         callback_url: str | None = None,
+        *,
+        transcript: Media | None = None,
+        speakers: tuple[str, ...] = (),
     ) -> Verdict | Accepted:
         """Have a recording screened. Asking again is harmless: the engine answers a repeat from its memory.
 
@@ -92,6 +95,8 @@ class HttpEngine:
                 media_url=media.url if isinstance(media, Media) else None,
                 sealed=media if isinstance(media, SealedMedia) else None,
                 content_type=media.content_type if isinstance(media, Media) else None,
+                transcript_url=transcript.url if transcript else None,
+                speakers=speakers,
                 metadata=TokenisedMetadata(
                     direction=event.direction,
                     queue=next((person.queue for person in event.participants if person.queue), None),
@@ -109,7 +114,7 @@ class HttpEngine:
             response = self._http.post(SCREENINGS_PATH, content=body, headers=self._signed(asked, body))
         except httpx.HTTPError as error:
             why = f"recording {recording}: no whole answer from the engine ({type(error).__name__}) in {TRIES} tries"
-            raise EngineUnavailable(why) from None
+            raise EngineUnavailable(why, is_down=True) from None
         except PlatformError:
             raise EngineAnswerRefused(f"recording {recording}: the engine's answer is too large") from None
         return self._answer(asked, response)
@@ -129,8 +134,10 @@ class HttpEngine:
     def _answer(self, asked: ScreeningRequest, response: httpx.Response) -> Verdict | Accepted:
         status, recording = response.status_code, asked.recording_id
         said = f"recording {recording}: the engine answered {status}"
+        if status == 429:
+            raise EngineBusy(said, _retry_after(response))
         if status in _FOR_NOW or status >= 500:
-            raise EngineUnavailable(said, _retry_after(response))
+            raise EngineUnavailable(said, _retry_after(response), is_down=status >= 500)
         if 300 <= status < 500:
             hint = {
                 401: ": the signature; both sides need the same COMPLIANCE_ENGINE_SECRET, and clocks within 5 minutes",
@@ -179,14 +186,12 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class ExternalHit:
-    """What an external verdict means under our policy. `rule` is None where no rule of the pack has its type."""
+    """What an external verdict means under our policy. rule_id: UNMAPPED_RULE where no rule has its type."""
 
-    rule: Rule | None
     rule_id: str
     verdict: VerdictValue
     violation_type: str
     severity: Severity
-    actions: tuple[Action, ...]
     confidence: float
     start_ms: int
 
@@ -203,12 +208,10 @@ def external_hit(verdict: Verdict, policy: PolicyPack) -> ExternalHit | None:
     rule = max(rules, key=lambda one: one.severity.rank, default=None)
     both_accuse = rule is not None and VerdictValue.VIOLATION_DETECTED == verdict.verdict == rule.verdict
     return ExternalHit(
-        rule=rule,
         rule_id=rule.id if rule else UNMAPPED_RULE,
         verdict=VerdictValue.VIOLATION_DETECTED if both_accuse else VerdictValue.REVIEW_REQUIRED,
         violation_type=verdict.violation_type,
         severity=rule.severity if rule else Severity.MEDIUM,
-        actions=rule.actions if rule else (Action.CREATE_WORK_ITEM,),
         confidence=verdict.confidence_score,
         start_ms=verdict.timestamp_offset_ms,
     )

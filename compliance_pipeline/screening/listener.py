@@ -228,8 +228,8 @@ class _Passage:
 
     def _entry(self, number: Heard) -> _Entry:
         is_card = number.kind is FindingKind.CARD_NUMBER
-        digest = self._fingerprint(number.kind, number.digits)
-        code = number.kind is FindingKind.CARD_VERIFICATION_CODE
+        fingerprint = self._fingerprint(number.kind, number.digits)
+        key = fingerprint or f"{number.kind}:{hash(number.digits)}"
         finding = Finding(
             kind=number.kind,
             detector=self._detector,
@@ -238,11 +238,10 @@ class _Passage:
             end_ms=round(number.end * 1000),
             confidence=number.confidence,
             masked=mask_card(number.digits) if is_card else mask_all(number.digits),
-            # A code has so few values that even a keyed digest keeps it, which PCI DSS 4.0.1, 3.3.1 forbids.
-            fingerprint=None if code else digest,
+            fingerprint=fingerprint,
         )
         said = (*number.places, *number.again)
-        return _Entry(digest, finding, frozenset((round(start * 1000), round(end * 1000)) for _, start, end in said))
+        return _Entry(key, finding, frozenset((round(start * 1000), round(end * 1000)) for _, start, end in said))
 
 
 def _order(stretch: Stretch) -> tuple[float, str]:

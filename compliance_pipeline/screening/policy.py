@@ -7,7 +7,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -48,6 +48,8 @@ ABSENCE_CONFIDENCE = 0.8
 
 NEEDS_TRANSCRIPT = "needs a transcript"
 UNKNOWN_SPEAKER = "the transcript does not say who is the agent"
+NO_TIMES = "the transcript has no times"
+NO_ANNOTATIONS = "the platform's annotations are not known"
 
 
 class PolicyError(ValueError):
@@ -65,7 +67,8 @@ class PolicyError(ValueError):
 class Facts:
     """What is known of a recording besides what was found in it; None: not known.
 
-    transcript_read: of a voice recording; chats and e-mails are always read. complete: False where its end is missing.
+    transcript_read: of a voice recording; chats and e-mails are always read. words_timed: False where that transcript
+    has no times. speakers: who has a turn in the words that were read. complete: False where its end is missing.
     called_time_zone: IANA name, of the called party. attempts_7_days: to this person for this matter, this one
     included. days_since_conversation: calendar days, 0 on the same day, infinity if there was none. first_contact:
     about this matter. consent: to the processing of special categories of data. jurisdictions: of the parties, ISO
@@ -74,6 +77,8 @@ class Facts:
 
     channel: Channel
     transcript_read: bool = False
+    words_timed: bool = True
+    speakers: frozenset[str] = frozenset()
     complete: bool = True
     direction: Direction | None = None
     queue: str | None = None
@@ -91,14 +96,27 @@ class Facts:
     def words_known(self) -> bool:
         return self.transcript_read or self.channel is not Channel.VOICE
 
+    @property
+    def order_only(self) -> bool:
+        """The words of a call are known, and in which order, but not when they were said."""
+        return self.channel is Channel.VOICE and not self.words_timed
+
+    @property
+    def writer(self) -> Role | None:
+        """Of an e-mail, which has one, though it may quote the other party."""
+        if self.channel is not Channel.EMAIL or self.direction is None:
+            return None
+        return Role.CUSTOMER if self.direction is Direction.INBOUND else Role.AGENT
+
 
 @dataclass(frozen=True, slots=True)
 class RuleOutcome:
     """What came of a rule for one recording.
 
     reason: why it could not be decided, does not apply, was excused, or fired without a finding; safe to show.
-    finding: the best (highest confidence, then earliest) of `findings`, all that the rule fired on; None and empty
-    where it fired on what was not said or on facts about the recording.
+    finding: the best (highest confidence, then earliest) of `findings`, all that the rule fired on, each one of those
+    given; None and empty where it fired on what was not said or on facts about the recording.
+    near: of a rule on what comes together, what was found next to `finding`; time and confidence are those of both.
     """
 
     rule: Rule
@@ -106,6 +124,7 @@ class RuleOutcome:
     reason: str = ""
     finding: Finding | None = None
     findings: tuple[Finding, ...] = ()
+    near: Finding | None = None
 
     @property
     def fired(self) -> bool:
@@ -127,21 +146,25 @@ class RuleOutcome:
 
     @property
     def start_ms(self) -> int:
-        return self.finding.start_ms if self.finding else 0
+        return min((finding.start_ms for finding in self._evidence), default=0)
 
     @property
     def end_ms(self) -> int:
-        return self.finding.end_ms if self.finding else 0
+        return max((finding.end_ms for finding in self._evidence), default=0)
 
     @property
     def confidence(self) -> float:
         if self.finding:
-            return self.finding.confidence
+            return min(finding.confidence for finding in self._evidence)
         return 1.0 if self.rule.when.metadata else ABSENCE_CONFIDENCE
 
     @property
     def masked(self) -> str:
         return self.finding.masked if self.finding else f"[{self.reason}]"
+
+    @property
+    def _evidence(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in (self.finding, self.near) if finding)
 
 
 # Loading
@@ -221,6 +244,10 @@ class _Chosen:
     surely: list[Finding]
     perhaps: list[Finding]
 
+    @property
+    def all(self) -> list[Finding]:
+        return sorted(self.surely + self.perhaps, key=lambda finding: finding.start_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
@@ -232,7 +259,7 @@ class _Evaluation:
     facts: Facts
 
     def outcome(self) -> RuleOutcome:
-        if why := _not_applicable(self.rule, self.facts):
+        if why := _not_applicable(self.rule, self.facts, self.found):
             return self._result(Status.NOT_APPLICABLE, why)
         when = self.rule.when
         results = [
@@ -243,18 +270,27 @@ class _Evaluation:
             *([self._metadata(when.metadata)] if when.metadata else []),
         ]
         order = (Status.FIRED, Status.UNDETERMINED, Status.PASSED, Status.NOT_APPLICABLE)
-        worst = min(results, key=lambda result: order.index(result.status))
+        # What passes with a reason (something was not known, and does not matter) says more than what just passes.
+        worst = min(
+            results,
+            key=lambda result: (order.index(result.status), result.status is Status.PASSED and not result.reason),
+        )
         if worst.status not in (Status.FIRED, Status.UNDETERMINED):
             return worst
         if excuse := self._excuse():
             return self._result(Status.PASSED, excuse)
         if worst.fired and self.rule.unless.annotations and self.facts.annotations is None:
-            return self._result(Status.UNDETERMINED, "the platform's annotations are not known")
+            return self._result(Status.UNDETERMINED, NO_ANNOTATIONS)
         return worst
 
     def _result(self, status: Status, reason: str = "", findings: Sequence[Finding] = ()) -> RuleOutcome:
         best = min(findings, key=lambda finding: (-finding.confidence, finding.start_ms), default=None)
         return RuleOutcome(self.rule, status, reason, best, tuple(findings))
+
+    @property
+    def _timed(self) -> list[Finding]:
+        """Of what was found, that whose time is known."""
+        return [finding for finding in self.found if not self.facts.order_only or finding.detector in _BY_EAR]
 
     def _excuse(self) -> str:
         unless = self.rule.unless
@@ -275,9 +311,12 @@ class _Evaluation:
                 and finding.detector in form.detectors
                 and finding.confidence >= form.min_confidence
             ):
-                if not form.speakers or finding.speaker in form.speakers or (review and not _has_role(finding)):
+                # An e-mail of ours may quote the customer's; what is in the customer's is held against nobody else.
+                known = _has_role(finding) or self.facts.writer is Role.CUSTOMER
+                speaker = finding.speaker if _has_role(finding) else self.facts.writer
+                if not form.speakers or (speaker in form.speakers if known else review):
                     chosen.surely.append(finding)
-                elif not _has_role(finding):
+                elif not known:
                     chosen.perhaps.append(finding)
         return chosen
 
@@ -308,8 +347,11 @@ class _Evaluation:
             and (not form.speakers or finding.speaker in form.speakers or not _has_role(finding))
             and (form.within_s is None or finding.start_ms <= form.within_s * 1000)
         }
+        short = form.within_s and self.facts.duration_ms is not None and self.facts.duration_ms < form.within_s * 1000
         missing = [name for name in form.phrases if name not in said]
         if not missing:
+            if form.within_s and self.facts.order_only and not short:
+                return self._result(Status.UNDETERMINED, NO_TIMES)
             return self._result(Status.PASSED)
         if form.later and said.issuperset(form.later) and self.facts.first_contact is not True:
             if self.facts.first_contact is None:
@@ -317,17 +359,29 @@ class _Evaluation:
             return self._result(Status.PASSED, "enough where it is not the first contact")
         if form.within_s is None and not self.facts.complete:
             return self._result(Status.UNDETERMINED, "the end of the recording is missing")
-        if form.within_s and self.facts.duration_ms is not None and self.facts.duration_ms < form.within_s * 1000:
+        if short:
             return self._result(Status.NOT_APPLICABLE, f"it ended before {form.within_s:g} s were over")
+        speakers = frozenset({self.facts.writer}) if self.facts.writer else self.facts.speakers
+        if form.speakers and not speakers & set(form.speakers):
+            if speakers and speakers <= set(Role):
+                return self._result(Status.NOT_APPLICABLE, f"the {' or '.join(form.speakers)} says nothing in it")
+            return self._result(Status.UNDETERMINED, UNKNOWN_SPEAKER)
+        if form.within_s and self.facts.order_only:
+            return self._result(Status.UNDETERMINED, NO_TIMES)
         within = f" within {form.within_s:g} s" if form.within_s else ""
         return self._result(Status.FIRED, f"not said{within}: {', '.join(missing)}")
 
     def _together(self, form: TogetherForm) -> RuleOutcome:
-        one, other = self._choose(form.one, self.found), self._choose(form.other, self.found)
+        one, other = self._choose(form.one, self._timed), self._choose(form.other, self._timed)
         if pairs := _near(one.surely, other.surely, form.within_s):
-            return self._result(Status.FIRED, "", pairs)
-        if _near(one.surely + one.perhaps, other.surely + other.perhaps, form.within_s):
+            finding, near = min(pairs, key=lambda pair: (-min(f.confidence for f in pair), pair[0].start_ms))
+            return RuleOutcome(self.rule, Status.FIRED, "", finding, tuple(pair[0] for pair in pairs), near)
+        if _near(one.all, other.all, form.within_s):
             return self._result(Status.UNDETERMINED, UNKNOWN_SPEAKER)
+        if self.facts.order_only:
+            either = [self._choose(side, self.found) for side in (form.one, form.other)]
+            if all(chosen.all for chosen in either):
+                return self._result(Status.UNDETERMINED, NO_TIMES)
         return self._nothing_found(form.one, form.other)
 
     def _sequence(self, form: SequenceForm) -> RuleOutcome:
@@ -351,7 +405,11 @@ class _Evaluation:
             return self._started_outside(form.started_outside)
         if form.contacts:
             return self._contacts(form.contacts)
-        noted = sorted(set(form.annotated) & (self.facts.annotations or frozenset()))
+        if self.facts.annotations is None:
+            # Most platforms note nothing: were this undetermined, no recording of theirs would ever be clean.
+            alone = not (self.rule.when.findings_forms or self.rule.when.absent)
+            return self._result(Status.UNDETERMINED if alone else Status.PASSED, NO_ANNOTATIONS)
+        noted = sorted(set(form.annotated) & self.facts.annotations)
         return self._result(Status.FIRED, f"the platform notes {', '.join(noted)}") if noted else self._nothing_found()
 
     def _started_outside(self, times: LocalTimes) -> RuleOutcome:
@@ -385,6 +443,7 @@ def _has_role(finding: Finding) -> bool:
     return finding.speaker in tuple(Role)
 
 
+_BY_EAR = frozenset({Detector.TONES, Detector.DIGITS})
 _HEARD = frozenset({FindingKind.CARD_NUMBER, FindingKind.CARD_LENGTH_NUMBER})
 """What the audio alone gives, spoken or keyed; everything else needs the words around it."""
 
@@ -394,26 +453,19 @@ def _needs_words(form: FindingsForm) -> bool:
     return bool(by_words) and bool(form.phrases or set(form.kinds) - _HEARD)
 
 
-def _near(one: list[Finding], other: list[Finding], within_s: float) -> list[Finding]:
-    """For each of the one with some of the other near it: the span of both, with the lesser confidence."""
+def _near(one: list[Finding], other: list[Finding], within_s: float) -> list[tuple[Finding, Finding]]:
+    """Each of the one with some of the other near it, and the nearest of those; both lists in order of time."""
     starts = [finding.start_ms for finding in other]
     pairs = []
     for finding in one:
         at = bisect_left(starts, finding.start_ms)
         nearest = min(other[max(0, at - 1) : at + 1], key=lambda o: abs(o.start_ms - finding.start_ms), default=None)
         if nearest and abs(nearest.start_ms - finding.start_ms) <= within_s * 1000:
-            pairs.append(
-                replace(
-                    finding,
-                    start_ms=min(finding.start_ms, nearest.start_ms),
-                    end_ms=max(finding.end_ms, nearest.end_ms),
-                    confidence=min(finding.confidence, nearest.confidence),
-                )
-            )
+            pairs.append((finding, nearest))
     return pairs
 
 
-def _not_applicable(rule: Rule, facts: Facts) -> str:
+def _not_applicable(rule: Rule, facts: Facts, found: list[Finding]) -> str:
     """Why the rule is not for this recording; '' if it is."""
     applies = rule.applies
     if facts.channel not in rule.channels:
@@ -425,6 +477,9 @@ def _not_applicable(rule: Rule, facts: Facts) -> str:
             return "another jurisdiction"
     if applies.directions and facts.direction not in applies.directions:
         return f"not for {facts.direction} recordings" if facts.direction else "the direction is not known"
+    # Without words nobody knows that it was not said.
+    if applies.or_said and (not facts.words_known or any(finding.phrase in applies.or_said for finding in found)):
+        return ""
     if applies.queues and not _named(facts.queue, applies.queues):
         return "another queue" if facts.queue else "the queue is not known"
     return "a queue that the rule leaves out" if _named(facts.queue, applies.except_queues) else ""
@@ -498,6 +553,7 @@ class ExampleResult:
 def run_examples(policy: PolicyPack) -> Iterator[ExampleResult]:
     """Every example of every rule, through the detectors for words and numbers in text, and the whole pack."""
     from compliance_pipeline.screening.phrases import compile_lexicon, find_phrases
+    from compliance_pipeline.screening.text import screen_text
     from compliance_pipeline.screening.transcripts import Transcript, Turn
 
     lexicon = compile_lexicon(policy.phrases)
@@ -516,31 +572,21 @@ def run_examples(policy: PolicyPack) -> Iterator[ExampleResult]:
             )
             if turns:
                 transcript = Transcript(turns)
-                findings += find_phrases(transcript, lexicon) + _numbers(transcript)
-            outcomes = evaluate(findings, _example_facts(rule, example), policy)
+                findings += find_phrases(transcript, lexicon) + screen_text(transcript)
+            speakers = frozenset(turn.speaker for turn in turns)
+            outcomes = evaluate(findings, _example_facts(rule, example, speakers), policy)
             outcome = next(outcome for outcome in outcomes if outcome.rule is rule)
             yield ExampleResult(rule, number, example, outcome)
 
 
-def _numbers(transcript: Any) -> list[Finding]:
-    from inspect import signature
-
-    from compliance_pipeline.screening.fingerprint import fingerprints
-    from compliance_pipeline.screening.text import screen_text
-
-    screen: Any = screen_text
-    keyed = "fingerprint" in signature(screen_text).parameters
-    found: list[Finding] = screen(transcript, fingerprints("examples")) if keyed else screen(transcript)
-    return found
-
-
-def _example_facts(rule: Rule, example: Example) -> Facts:
+def _example_facts(rule: Rule, example: Example, speakers: frozenset[str]) -> Facts:
     given: Mapping[str, Any] = example.facts.model_dump(exclude={"transcript", "channel", "duration_s"})
     facts = example.facts
     return Facts(
         **{
             **given,
             "channel": facts.channel or rule.channels[0],
+            "speakers": speakers,
             "transcript_read": example.text is not None or facts.transcript,
             "duration_ms": None if facts.duration_s is None else round(facts.duration_s * 1000),
             "annotations": None if facts.annotations is None else frozenset(facts.annotations),

@@ -50,11 +50,12 @@ from compliance_pipeline.contracts.engine import (
 )
 from compliance_pipeline.contracts.policy import PolicyPack
 from compliance_pipeline.contracts.verdict import Verdict
+from compliance_pipeline.media.clips import MemoryMedia
 from compliance_pipeline.platforms.port import PlatformError, Refused, Unavailable
 from compliance_pipeline.platforms.transport import HttpMediaStream
-from compliance_pipeline.screening.engine import EmbeddedEngine, Report, Screening
+from compliance_pipeline.screening.engine import EmbeddedEngine, Report, Screening, facts_of, read_transcript
 from compliance_pipeline.screening.findings import Finding
-from compliance_pipeline.screening.policy import Facts, evaluate, judge
+from compliance_pipeline.screening.policy import evaluate, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,30 +82,10 @@ _log = logging.getLogger(__name__)
 
 
 def _judged(request: ScreeningRequest, screening: Screening, policy: PolicyPack) -> Verdict:
-    facts = Facts(
-        channel=request.channel,
-        complete=screening.unscreenable is None,
-        direction=request.metadata.direction,
-        queue=request.metadata.queue,
-        started_at=request.metadata.start_time,
-        duration_ms=screening.media.duration_ms if screening.media else None,
-    )
+    told = request.metadata
+    facts = facts_of(screening, request.channel, direction=told.direction, queue=told.queue, started_at=told.start_time)
     outcomes = evaluate(screening.findings, facts, policy)
     return judge(request.recording_id, request.correlation_id, outcomes, screening.unscreenable)
-
-
-class _Opened:
-    """Sealed media as a transfer that can't break."""
-
-    last_modified: datetime | None = None
-
-    def __init__(self, media: bytes, content_type: str | None) -> None:
-        self._media = media
-        self.content_length: int | None = len(media)
-        self.content_type = content_type
-
-    def __iter__(self) -> "Iterator[bytes]":
-        yield from (self._media[start : start + 65536] for start in range(0, len(self._media), 65536))
 
 
 class Outbound:
@@ -235,7 +216,7 @@ class Job:
         self.outcome: asyncio.Future[Verdict | Failure] = asyncio.get_running_loop().create_future()
         self.owed: set[str] = set()
         """Callback URLs that wait for the verdict."""
-        self._said: dict[tuple[str, str, str, int], PartialFinding] = {}
+        self._said: dict[tuple[str, str, str, int, str | None], PartialFinding] = {}
         self._news = asyncio.Event()
 
     def hear(self, findings: Sequence[Finding], settled: Sequence[Finding]) -> None:
@@ -251,7 +232,7 @@ class Job:
                 masked=found.masked,
                 settled=found in settled,
             )
-            which = (found.kind, found.detector, found.speaker, found.start_ms)
+            which = (found.kind, found.detector, found.speaker, found.start_ms, found.fingerprint)
             if self._said.get(which) != said:
                 self._said[which] = said
                 self.lines.append(said)
@@ -373,16 +354,19 @@ class Screenings:
             return  # the service was stopped: nobody waits any more
 
     def _screening(self, request: ScreeningRequest, report: Report) -> Screening:
+        transcript = None
+        if request.transcript_url:
+            transcript = read_transcript(self._outbound.open_media(request.transcript_url), request.recording_id)
         if request.sealed:
             media = unseal(request.sealed, self._keys, request.recording_id, request.correlation_id)
-            opened = _Opened(media, request.content_type)
-            return self._engine.screen(opened, request.channel, report=report)
+            opened = MemoryMedia(media, request.content_type)
+            return self._engine.screen(opened, request.channel, request.speakers, transcript, report)
         tries: list[Screening] = []
         while len(tries) < TRANSFER_TRIES:
             try:
                 with self._outbound.open_media(request.media_url or "") as stream:
                     stream.content_type = request.content_type or stream.content_type
-                    tries.append(self._engine.screen(stream, request.channel, report=report))
+                    tries.append(self._engine.screen(stream, request.channel, request.speakers, transcript, report))
             except PlatformError:
                 if not tries:
                     raise
@@ -512,7 +496,7 @@ def create_engine_app(
         asked = parsed(ScreeningRequest, body, "request", strict=True)
         if asked.policy_version != policy.policy_version:
             raise Rejected(409, "policy", f"this engine screens under {policy.policy_version}: give both the same pack")
-        for name, url in (("mediaUrl", asked.media_url), ("callbackUrl", asked.callback_url)):
+        for name, url in asked.addresses:
             try:
                 if url:
                     outbound.check(url)

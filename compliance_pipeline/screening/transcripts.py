@@ -56,6 +56,11 @@ class Transcript:
     turns: tuple[Turn, ...]
     unread: tuple[str, ...] = ()
 
+    @property
+    def timed(self) -> bool:
+        """Whether it says when anything was said."""
+        return any(turn.start_ms or turn.end_ms for turn in self.turns)
+
 
 def parse_transcript(data: bytes, content_type: str | None = None) -> Transcript:
     """Read chat JSON (`{"messages": [{"time", "participant", "text"}]}`), Genesys Cloud's transcript of a call

@@ -142,8 +142,12 @@ class Warehouse:
         with self._connect(read_only=True) as connection:
             yield connection
 
-    def append(self, rows: Sequence[Row]) -> int:
-        """Add rows of any tables in one transaction; returns how many were new. A known key changes nothing."""
+    def append(self, rows: Sequence[Row], *, instead_of: Sequence[tuple[str, str]] = ()) -> int:
+        """Add rows of any tables in one transaction; returns how many were new. A known key changes nothing.
+
+        instead_of: (recording, engine version) that were screened anew: what was found of them before goes, and the
+        clips of that.
+        """
         if not rows:
             return 0
         by_table: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -151,6 +155,12 @@ class Warehouse:
             by_table[row.table].append(asdict(row))
         added = 0
         with self.write() as connection:
+            for table in ("findings", "media", "evidence") if instead_of else ():
+                for recording_id, engine in instead_of:
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE recording_id = $id AND engine_version = $engine",  # noqa: S608
+                        {"id": recording_id, "engine": engine},
+                    )
             for table, values in by_table.items():
                 added += connection.execute(
                     f"INSERT INTO {table} BY NAME SELECT unnest($rows, recursive := true) ON CONFLICT DO NOTHING",

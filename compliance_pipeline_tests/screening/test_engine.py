@@ -34,8 +34,9 @@ from compliance_pipeline.screening.engine import (
     EmbeddedEngine,
     Located,
     Screening,
+    facts_of,
 )
-from compliance_pipeline.screening.policy import Facts, evaluate, judge, load_policy
+from compliance_pipeline.screening.policy import evaluate, judge, load_policy
 from compliance_pipeline.screening.transcripts import parse_transcript
 from compliance_pipeline_tests.media.audio import MemoryStream, Samples, encoded, sound
 from compliance_pipeline_tests.platforms.loopback import CLIENT, GuideServer, Reply, Server, ok
@@ -53,8 +54,8 @@ def recording(kind: Kind, container: Container = Container.WAV, damage: Damage |
 
 
 def verdict(screening: Screening, channel: Channel) -> Verdict:
-    facts = Facts(channel=channel, transcript_read=screening.words_known)
-    return judge("r-1", "c-1", evaluate(screening.findings, facts, POLICY), screening.unscreenable)
+    outcomes = evaluate(screening.findings, facts_of(screening, channel), POLICY)
+    return judge("r-1", "c-1", outcomes, screening.unscreenable)
 
 
 def screened(made: SyntheticRecording) -> Screening:

@@ -8,13 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compliance_pipeline.contracts.policy import Detector, FindingKind, Phrase
+from compliance_pipeline.contracts.event import Channel
+from compliance_pipeline.contracts.policy import Annotation, Detector, FindingKind, Phrase
+from compliance_pipeline.contracts.verdict import VerdictValue
+from compliance_pipeline.sandbox import calls
 from compliance_pipeline.screening.phrases import Lexicon, PatternError, compile_lexicon, find_phrases
-from compliance_pipeline.screening.policy import load_policy
+from compliance_pipeline.screening.policy import Facts, RuleOutcome, evaluate, load_policy
+from compliance_pipeline.screening.text import screen_text
 from compliance_pipeline.screening.transcripts import Transcript, Turn
-from compliance_pipeline_tests.screening.phrase_texts import SAID, Labelled, labelled
+from compliance_pipeline_tests.screening.phrase_texts import ORDINARY, ORDINARY_UNSEEN, SAID, Labelled, labelled
 
-PACKAGED = compile_lexicon(load_policy().phrases)
+POLICY = load_policy()
+PACKAGED = compile_lexicon(POLICY.phrases)
 
 
 def lexicon(*patterns: str, unless: tuple[str, ...] = (), negatable: bool = True, answered: bool = False) -> Lexicon:
@@ -227,6 +232,38 @@ def test_the_lexicon_holds_up_on_sentences_that_it_was_not_made_for() -> None:
     precision, recall, wrong = measured(unseen=True)
     assert precision >= 0.95, [case.sentence for case in wrong]
     assert recall >= 0.84, [case.sentence for case in wrong]
+
+
+def fired(transcript: Transcript) -> list[RuleOutcome]:
+    """By the whole packaged policy, of a call that was announced as recorded and never paused."""
+    found = find_phrases(transcript, PACKAGED) + screen_text(transcript)
+    facts = Facts(Channel.VOICE, transcript_read=True, annotations=frozenset({Annotation.RECORDING_NOTICE}))
+    return [outcome for outcome in evaluate(found, facts, POLICY) if outcome.fired]
+
+
+@pytest.mark.parametrize(("talk", "most"), [(ORDINARY, 0.02), (ORDINARY_UNSEEN, 0.1)], ids=["seen", "unseen"])
+def test_ordinary_talk_accuses_nobody_and_seldom_asks_for_review(
+    talk: tuple[tuple[str, str], ...], most: float
+) -> None:
+    alarms = {}
+    for who, words in talk:
+        other = "customer" if who == "agent" else "agent"
+        if outcomes := fired(turns((other, "All right."), (who, words), (other, "One moment, please."))):
+            alarms[words] = outcomes
+    accused = {
+        words: outcome.rule.id
+        for words, outcomes in alarms.items()
+        for outcome in outcomes
+        if outcome.rule.verdict is VerdictValue.VIOLATION_DETECTED
+    }
+    assert accused == {}
+    assert len(alarms) <= most * len(talk), list(alarms)
+
+
+@pytest.mark.parametrize("threat", calls._THREATS)
+def test_the_sandboxs_threats_are_accused(threat: str) -> None:
+    said = turns(("agent", calls._DEBT), ("customer", "I can not pay this month."), ("agent", threat))
+    assert [outcome.rule.id for outcome in fired(said)] == ["FDCPA-THREAT-01"]
 
 
 def seconds(text: str) -> float:

@@ -31,6 +31,7 @@ PACK = load_policy(None)
 CHAT = Facts(Channel.CHAT)
 HEARD = Facts(Channel.VOICE)
 """A call without a transcript."""
+TWO = frozenset({"agent", "customer"})
 READ = Facts(Channel.VOICE, transcript_read=True, annotations=frozenset({Annotation.RECORDING_NOTICE}))
 
 
@@ -127,6 +128,7 @@ def test_without_a_transcript_no_rule_about_words_is_passed() -> None:
     assert undetermined == {
         "PCI-SAD-01", "PCI-SAD-02", "PCI-SAD-03", "PCI-PAUSE-01", "HIPAA-PHI-01", "HIPAA-VER-01", "PII-GOV-01",
         "PII-GOV-02", "GDPR-ART9-01", "GDPR-DSR-01", "REC-CONSENT-01", "TCPA-REV-01", "FDCPA-THREAT-01",
+        "FDCPA-THREAT-02",
     }  # fmt: skip
     assert {outcomes[rule_id].reason for rule_id in undetermined} == {"needs a transcript"}
     assert outcomes["PCI-PAN-01"].status is Status.PASSED
@@ -144,10 +146,36 @@ def test_with_a_transcript_a_clean_call_is_clean() -> None:
 
 
 def test_a_threat_of_an_unknown_speaker_is_undetermined_and_of_a_customer_passed() -> None:
-    assert of("FDCPA-THREAT-01", phrase("threat")).fired
-    assert of("FDCPA-THREAT-01", phrase("threat", speaker="customer")).status is Status.PASSED
-    unknown = of("FDCPA-THREAT-01", phrase("threat", speaker="1"))
+    facts = replace(CHAT, queue="Collections")
+    assert of("FDCPA-THREAT-01", phrase("threat"), facts=facts).fired
+    assert of("FDCPA-THREAT-01", phrase("threat", speaker="customer"), facts=facts).status is Status.PASSED
+    unknown = of("FDCPA-THREAT-01", phrase("threat", speaker="1"), facts=facts)
     assert (unknown.status, unknown.reason) == (Status.UNDETERMINED, "the transcript does not say who is the agent")
+
+
+@pytest.mark.parametrize(
+    ("queue", "said", "rule"),
+    [
+        ("Collections", (), "FDCPA-THREAT-01"),
+        ("orders", ("mm_debt_collector",), "FDCPA-THREAT-01"),
+        (None, ("debt_talk",), "FDCPA-THREAT-01"),
+        ("orders", ("payment_cue",), "FDCPA-THREAT-02"),
+        ("Waste collection", (), "FDCPA-THREAT-02"),
+        ("Waste collection", ("debt_talk",), "FDCPA-THREAT-01"),
+        (None, (), "FDCPA-THREAT-02"),
+    ],
+)
+def test_a_threat_accuses_where_a_debt_is_collected_and_asks_for_review_elsewhere(
+    queue: str | None, said: tuple[str, ...], rule: str
+) -> None:
+    facts = replace(CHAT, queue=queue, speakers=frozenset({"agent"}), first_contact=False)
+    said = (*said, "mm_debt_collector") if queue == "Collections" else said
+    assert fired(*map(phrase, said), phrase("threat", 5_000), facts=facts) == [rule]
+
+
+def test_without_a_transcript_nobody_knows_that_a_debt_was_not_spoken_of() -> None:
+    outcome = of("FDCPA-THREAT-01", facts=replace(HEARD, queue="orders"))
+    assert (outcome.status, outcome.reason) == (Status.UNDETERMINED, "needs a transcript")
 
 
 def test_a_rule_that_asks_for_review_takes_an_unknown_speaker_for_whom_it_asks_about() -> None:
@@ -159,7 +187,7 @@ def test_a_rule_that_asks_for_review_takes_an_unknown_speaker_for_whom_it_asks_a
 
 
 def test_a_notice_counts_when_the_agent_or_an_unknown_speaker_gives_it_in_time() -> None:
-    silent = replace(READ, annotations=None)
+    silent = replace(READ, annotations=None, speakers=TWO)
     given = {
         who: of("REC-CONSENT-01", phrase("recording_notice", 30_000, who), facts=silent).status
         for who in ("agent", "0", "customer")
@@ -171,11 +199,64 @@ def test_a_notice_counts_when_the_agent_or_an_unknown_speaker_gives_it_in_time()
 
 
 def test_a_call_that_ended_before_the_notice_was_due_did_not_lack_it() -> None:
-    short = replace(READ, annotations=None, duration_ms=8_000)
+    short = replace(READ, annotations=None, duration_ms=8_000, speakers=TWO)
     assert of("REC-CONSENT-01", facts=short).status is Status.NOT_APPLICABLE
 
 
-COLLECTION = replace(READ, queue="EU Debt Recovery")
+COLLECTION = replace(READ, queue="EU Debt Recovery", speakers=TWO)
+
+
+@pytest.mark.parametrize("channel", [Channel.VOICE, Channel.CHAT])
+@pytest.mark.parametrize(
+    ("speakers", "status"),
+    [
+        ({"customer"}, Status.NOT_APPLICABLE),
+        ({"agent"}, Status.FIRED),
+        ({"agent", "0"}, Status.FIRED),
+        ({"0", "1"}, Status.UNDETERMINED),
+        ({"customer", "1"}, Status.UNDETERMINED),
+        (set(), Status.UNDETERMINED),
+    ],
+)
+def test_only_who_spoke_or_wrote_can_have_left_something_unsaid(
+    channel: Channel, speakers: set[str], status: Status
+) -> None:
+    facts = replace(COLLECTION, channel=channel, speakers=frozenset(speakers))
+    assert of("FDCPA-MM-01", facts=facts).status is status
+
+
+@pytest.mark.parametrize(
+    ("direction", "status"),
+    [(Direction.INBOUND, Status.NOT_APPLICABLE), (Direction.OUTBOUND, Status.FIRED), (None, Status.UNDETERMINED)],
+)
+def test_the_direction_says_who_wrote_an_email(direction: Direction | None, status: Status) -> None:
+    mail = Facts(Channel.EMAIL, queue="Collections", direction=direction, speakers=frozenset({"0"}))
+    assert of("FDCPA-MM-01", facts=mail).status is status
+
+
+def test_what_a_customer_writes_in_anger_is_not_the_agents_and_what_we_may_have_quoted_is_not_held_against_us() -> None:
+    abuse = phrase("profanity", speaker="0")
+    for direction, status in ((Direction.INBOUND, Status.PASSED), (Direction.OUTBOUND, Status.UNDETERMINED)):
+        mail = Facts(Channel.EMAIL, queue="Collections", direction=direction)
+        assert of("FDCPA-THREAT-01", abuse, facts=mail).status is status
+    assert of("FDCPA-THREAT-02", abuse, facts=Facts(Channel.EMAIL, direction=Direction.INBOUND)).status is Status.PASSED
+    asks = Facts(Channel.EMAIL, direction=Direction.INBOUND)
+    assert of("GDPR-DSR-01", phrase("data_request", speaker="0"), facts=asks).fired
+
+
+@pytest.mark.parametrize("queue", ["Disaster Recovery", "Account recovery", "Parcel collection", "Waste Collections"])
+def test_a_queue_that_sounds_alike_is_not_one_of_collectors(queue: str) -> None:
+    assert of("FDCPA-MM-01", facts=replace(COLLECTION, queue=queue)).status is Status.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize("said", [(), ("recording_notice",)])
+def test_in_a_transcript_without_times_nobody_knows_what_was_said_in_time(said: tuple[str, ...]) -> None:
+    untimed = replace(READ, annotations=None, speakers=TWO, words_timed=False)
+    outcome = of("REC-CONSENT-01", *map(phrase, said), facts=untimed)
+    assert (outcome.status, outcome.reason) == (Status.UNDETERMINED, "the transcript has no times")
+    short = of("REC-CONSENT-01", *map(phrase, said), facts=replace(untimed, duration_ms=8_000))
+    assert short.status is (Status.PASSED if said else Status.NOT_APPLICABLE)
+    assert of("FDCPA-MM-01", *map(phrase, said), facts=replace(untimed, queue="Collections")).fired
 
 
 def test_what_may_be_in_the_missing_end_is_not_said_to_be_absent() -> None:
@@ -207,8 +288,19 @@ def test_an_identifier_and_a_health_term_count_within_a_minute(apart_ms: int, st
         outcome = of("HIPAA-PHI-01", number, phrase("health_term", start_ms, "customer"))
         assert outcome.status is status
         if outcome.finding:
+            assert outcome.finding is number
+            assert outcome.near is not None
             assert (outcome.start_ms, outcome.end_ms) == (min(start_ms, 100_000), max(start_ms, 100_000))
             assert outcome.confidence == 0.8
+
+
+def test_without_times_nobody_knows_what_was_said_together() -> None:
+    number, term = finding(FindingKind.EMAIL_ADDRESS), phrase("health_term")
+    untimed = replace(READ, words_timed=False)
+    together = of("HIPAA-PHI-01", number, term, facts=untimed)
+    assert (together.status, together.reason) == (Status.UNDETERMINED, "the transcript has no times")
+    assert of("HIPAA-PHI-01", number, facts=untimed).status is Status.PASSED
+    assert of("HIPAA-PHI-01", number, term, facts=replace(untimed, channel=Channel.CHAT)).fired
 
 
 @given(
@@ -222,6 +314,20 @@ def test_together_finds_a_pair_wherever_there_is_one(numbers: list[int], terms: 
     outcome = of("HIPAA-PHI-01", *findings, facts=Facts(Channel.CHAT, jurisdictions=frozenset({"US"})))
     assert outcome.fired is bool(near)
     assert len(outcome.findings) == len(near)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(FindingKind), st.sampled_from(Detector), st.integers(0, 99_000)), max_size=8),
+    st.lists(st.tuples(st.sampled_from(sorted(PACK.phrases)), st.integers(0, 99_000)), max_size=8),
+)
+def test_what_a_rule_fires_on_is_always_one_of_the_findings_given(
+    numbers: list[tuple[FindingKind, Detector, int]], phrases: list[tuple[str, int]]
+) -> None:
+    findings = [finding(kind, detector, at, at) for kind, detector, at in numbers]
+    findings += [phrase(name, at) for name, at in phrases]
+    for outcome in evaluate(findings, READ, PACK):
+        for given_back in filter(None, (outcome.finding, outcome.near, *outcome.findings)):
+            assert any(given_back is finding for finding in findings), outcome.rule.id
 
 
 def test_health_data_may_be_told_after_two_different_identifiers_and_not_after_one_twice() -> None:
@@ -319,7 +425,7 @@ def test_a_limited_rule_leaves_other_recordings_alone(change: dict[str, Any], re
 
 
 def test_a_country_alone_may_be_any_of_its_states() -> None:
-    facts = replace(READ, annotations=None)
+    facts = replace(READ, annotations=None, speakers=TWO)
     for places, status in (("US", Status.FIRED), ("US-CA", Status.FIRED), ("US-TX", Status.NOT_APPLICABLE)):
         assert of("REC-CONSENT-01", facts=replace(facts, jurisdictions=frozenset({places}))).status is status
 
@@ -338,6 +444,31 @@ def test_a_secure_pause_excuses_talk_of_cards(annotations: frozenset[Annotation]
     assert of("PCI-PAUSE-01", phrase("payment_cue"), facts=facts).status is status
 
 
+def test_where_pauses_are_not_known_a_call_without_talk_of_cards_passes_and_says_so() -> None:
+    outcome = of("PCI-PAUSE-01", facts=replace(READ, annotations=None))
+    assert (outcome.status, outcome.reason) == (Status.PASSED, "the platform's annotations are not known")
+    assert of("PCI-PAUSE-01", facts=READ).reason == ""
+    unread = of("PCI-PAUSE-01", facts=replace(HEARD, annotations=None))
+    assert (unread.status, unread.reason) == (Status.UNDETERMINED, "needs a transcript")
+
+
+def test_a_rule_on_annotations_alone_is_undetermined_where_they_are_not_known(tmp_path: Path) -> None:
+    content = yaml.safe_load(DEFAULT_PACK.read_text())
+    rule = next(rule for rule in content["rules"] if rule["id"] == "PCI-PAUSE-01")
+    del rule["when"]["findings"], rule["unless"], rule["examples"]
+    content["rules"] = [rule]
+    [outcome] = evaluate([], READ, load_policy(written(tmp_path, content)))
+    assert outcome.status is Status.PASSED
+    [outcome] = evaluate([], replace(READ, annotations=None), load_policy(written(tmp_path, content)))
+    assert outcome.status is Status.UNDETERMINED
+
+
+def test_talk_of_cards_is_the_evidence_though_the_pause_was_not_resumed_either() -> None:
+    cue = phrase("payment_cue", 7_000)
+    outcome = of("PCI-PAUSE-01", cue, facts=replace(READ, annotations=frozenset({Annotation.PAUSE_NOT_RESUMED})))
+    assert (outcome.finding, outcome.start_ms) == (cue, 7_000)
+
+
 def test_consent_that_nobody_knows_of_is_none() -> None:
     said = phrase("special_category", speaker="customer")
     for consent, fires in ((True, False), (False, True), (None, True)):
@@ -348,7 +479,7 @@ def test_consent_that_nobody_knows_of_is_none() -> None:
 
 
 def test_the_default_pack_says_what_it_is_not_and_what_it_rests_on() -> None:
-    assert PACK.policy_version.startswith("default-us-eu@0.2.0+")
+    assert PACK.policy_version.startswith("default-us-eu@0.3.0+")
     assert "not legal advice" in PACK.notice.lower()
     assert all(rule.basis for rule in PACK.rules)
     assert any(not citation.verified for rule in PACK.rules for citation in rule.basis)
@@ -359,6 +490,7 @@ def test_the_default_pack_has_the_sixteen_rules_and_their_review_companions() ->
         "PCI-SAD-01", "PCI-SAD-02", "PCI-PAN-01", "PCI-DTMF-01", "PCI-PAUSE-01", "HIPAA-PHI-01", "HIPAA-VER-01",
         "PII-GOV-01", "GDPR-ART9-01", "GDPR-DSR-01", "REC-CONSENT-01", "TCPA-REV-01", "CALL-TIME-01", "FDCPA-MM-01",
         "FDCPA-7IN7-01", "FDCPA-THREAT-01", "PCI-SAD-03", "PCI-PAN-02", "PII-GOV-02",
+        "FDCPA-THREAT-02",
     }  # fmt: skip
 
 
@@ -463,6 +595,8 @@ def written(folder: Path, content: Any) -> Path:
         ("when", {"findings": {"kinds": [], "min_confidence": 2}}, ["rule PCI-SAD-01", "when.findings.min_confidence"]),
         ("when", {"findings": {"kinds": ["card_numbr"]}}, ["rule PCI-SAD-01", "when.findings.kinds.0"]),
         ("when", {"findings": {"phrases": ["thret"]}}, ["rule PCI-SAD-01 names phrases that are not defined: thret"]),
+        ("applies", {"queues": ["a"], "or_said": ["thret"]}, ["names phrases that are not defined: thret"]),
+        ("applies", {"or_said": ["threat"]}, ["rule PCI-SAD-01", "applies: or_said needs queues"]),
         ("when", {}, ["rule PCI-SAD-01", "when: needs one of findings, absent, together, sequence, metadata"]),
         ("title", 3, ["rule PCI-SAD-01", "title"]),
         ("actions", ["tag"], ["rule PCI-SAD-01", "actions.0"]),

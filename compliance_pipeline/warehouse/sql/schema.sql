@@ -86,7 +86,7 @@ COMMENT ON COLUMN findings.detector IS 'What found it: tones, digits, text or ph
 COMMENT ON COLUMN findings.speaker IS 'agent, customer, or the audio channels index.';
 COMMENT ON COLUMN findings.start_ms IS 'Milliseconds from the start of the recording.';
 COMMENT ON COLUMN findings.end_ms IS 'Milliseconds from the start of the recording.';
-COMMENT ON COLUMN findings.confidence IS '0 to 1; an engineering value, not a calibrated probability.';
+COMMENT ON COLUMN findings.confidence IS '0 to 1: how often such a finding is right, as measured in docs/benchmarks.md.';
 COMMENT ON COLUMN findings.masked IS 'Card numbers at most BIN and last four (PCI DSS 4.0.1, 3.4.1), all else masked whole.';
 COMMENT ON COLUMN findings.fingerprint IS 'Keyed digest of the number (PCI DSS 4.0.1, 3.5.1.1): the same wherever it is said again.';
 COMMENT ON COLUMN findings.phrase IS 'Entry of the policy pack''s lexicon, for kind phrase.';
@@ -127,7 +127,7 @@ COMMENT ON COLUMN verdicts.severity IS 'Severity of the rule: low, medium, high 
 COMMENT ON COLUMN verdicts.confidence_score IS 'Confidence of the finding that decided.';
 COMMENT ON COLUMN verdicts.timestamp_offset_ms IS 'From the start of the recording to the finding.';
 COMMENT ON COLUMN verdicts.evidence_snippet IS 'Evidence that another engine named, without its query; ours is in latest_verdicts once the masked clip is verified.';
-COMMENT ON COLUMN verdicts.recommended_action IS 'ROUTE_TO_COMPLIANCE_QUEUE, CHECK_MEDIA or NONE.';
+COMMENT ON COLUMN verdicts.recommended_action IS 'ROUTE_TO_COMPLIANCE_QUEUE, CHECK_MEDIA, SUPPLY_MISSING_INPUT or NONE.';
 COMMENT ON COLUMN verdicts.correlation_id IS 'Id of the event delivery that led here.';
 COMMENT ON COLUMN verdicts.unscreenable_reason IS 'Why the media could not be screened, in one word.';
 COMMENT ON COLUMN verdicts.undetermined_rules IS 'Rules that apply and could not be decided; most need a transcript.';
@@ -166,7 +166,7 @@ COMMENT ON COLUMN violations.severity IS 'Severity of the rule: low, medium, hig
 COMMENT ON COLUMN violations.detector IS 'What found it: tones, digits, text, phrases, metadata (a fact about the recording) or external (another engine).';
 COMMENT ON COLUMN violations.speaker IS 'agent, customer, or the audio channels index.';
 COMMENT ON COLUMN violations.start_ms IS 'Milliseconds from the start of the recording.';
-COMMENT ON COLUMN violations.confidence IS '0 to 1; an engineering value, not a calibrated probability.';
+COMMENT ON COLUMN violations.confidence IS '0 to 1: how often such a finding is right, as measured in docs/benchmarks.md.';
 COMMENT ON COLUMN violations.masked IS 'What was found, masked.';
 COMMENT ON COLUMN violations.hits IS 'Findings that match the rule.';
 COMMENT ON COLUMN violations.finding_no IS 'Number of the best finding in its recording; NULL where the rule fired on what was missing, or by another engine.';
@@ -286,7 +286,7 @@ COMMENT ON COLUMN violations_by_hour.violation_type IS 'Type of violation, in th
 COMMENT ON COLUMN violations_by_hour.severity IS 'Severity of the rule: low, medium, high or critical.';
 COMMENT ON COLUMN violations_by_hour.verdict IS 'VIOLATION_DETECTED or REVIEW_REQUIRED.';
 COMMENT ON COLUMN violations_by_hour.recordings IS 'Recordings that broke the rule.';
-COMMENT ON COLUMN violations_by_hour.screened IS 'Recordings of the channel that could be screened in the hour: the denominator.';
+COMMENT ON COLUMN violations_by_hour.screened IS 'Recordings of the channel in the hour of which the rule could be decided: the denominator.';
 
 CREATE TABLE IF NOT EXISTS schema_digest (digest VARCHAR PRIMARY KEY);
 COMMENT ON TABLE schema_digest IS 'SHA-256 of the schema that this file was brought up to.';

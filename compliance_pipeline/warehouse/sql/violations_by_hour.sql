@@ -2,8 +2,14 @@
 INSERT INTO violations_by_hour BY NAME
 WITH newest AS (
     SELECT * FROM latest_verdicts WHERE partition_hour = $hour
+), broken AS (
+    SELECT DISTINCT channel, rule_id FROM violations WHERE partition_hour = $hour
 ), screened AS (
-    SELECT channel, count(*) AS screened FROM newest WHERE verdict <> 'UNSCREENABLE' GROUP BY channel
+    -- Where a rule could not be decided, it was not screened for.
+    SELECT b.channel, b.rule_id, count(*) AS screened
+    FROM newest n JOIN broken b ON b.channel = n.channel
+    WHERE n.verdict <> 'UNSCREENABLE' AND NOT list_contains(coalesce(n.undetermined_rules, []), b.rule_id)
+    GROUP BY b.channel, b.rule_id
 )
 SELECT
     v.partition_hour,
@@ -16,6 +22,6 @@ SELECT
     coalesce(any_value(s.screened), 0) AS screened
 FROM violations v
 JOIN newest n USING (recording_id, policy_version, engine_version)
-LEFT JOIN screened s ON s.channel = v.channel
+LEFT JOIN screened s ON s.channel = v.channel AND s.rule_id = v.rule_id
 WHERE v.partition_hour = $hour
 GROUP BY v.partition_hour, v.channel, v.rule_id;
