@@ -78,7 +78,7 @@ def screened(made: SyntheticRecording) -> Screened:
 
 # Rules: synthetic recordings of every kind
 
-ALSO: dict[Kind, set[str]] = {Kind.VOICE_CVV: {"PCI_MID_CAPTURE"}, Kind.CHAT_CVV: {"PCI_MID_CAPTURE"}}
+ALSO: dict[Kind, set[str]] = {Kind.VOICE_CVV: {"PCI_MID_CAPTURE"}}
 """Violations that a kind holds besides the one of its truth."""
 
 
@@ -171,8 +171,8 @@ _MEANS = {
     FindingKind.CARD_VERIFICATION_CODE: "PCI_SAD_CAPTURE",
     FindingKind.CARD_PIN: "PCI_SAD_CAPTURE",
     FindingKind.GOVERNMENT_ID: "PII_GOVERNMENT_ID",
-    FindingKind.HEALTH_ID: "PHI_IDENTIFIER",
-    FindingKind.BANK_ACCOUNT: "PII_BANK_ACCOUNT",
+    FindingKind.HEALTH_ID: "PII_GOVERNMENT_ID",
+    FindingKind.BANK_ACCOUNT: "PII_GOVERNMENT_ID",
 }
 
 
@@ -215,7 +215,7 @@ def pcm(seconds: float, seed: int = 1) -> Samples:
 def speed() -> str:
     samples = pcm(180)
     rows = []
-    for container in ("mulaw", "mp3", "opus"):
+    for container in ("mulaw", "mp3", "ogg"):
         data = encoded(container, samples)
         ENGINE.screen(MemoryStream(data[: len(data) // 8]), Channel.VOICE)
         taken = []

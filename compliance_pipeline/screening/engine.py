@@ -362,7 +362,9 @@ class _Progress:
 
     @property
     def first_s(self) -> float | None:
-        return min((self._first[_key(finding)] for finding in self.findings), default=None)
+        """Of numbers: that a phrase was said is known when the transcript is there, and most are no violation."""
+        numbers = [finding for finding in self.findings if finding.kind is not FindingKind.PHRASE]
+        return min((self._first[_key(finding)] for finding in numbers), default=None)
 
     @property
     def retracted(self) -> int:

@@ -123,6 +123,7 @@ def test_what_is_sent_is_signed_and_tokenised_and_nothing_more(other: Server, en
             "endTime": "2026-03-01T11:55:00Z",
         },
         "callbackUrl": "https://here.test/back",
+        "speakers": [],
         "policyVersion": POLICY,
     }
 
