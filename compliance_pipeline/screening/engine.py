@@ -48,7 +48,7 @@ MAX_LOST_S = 0.5
 SMALL_IMAGE_BYTES = 16 * 1024
 """A picture within a mail's text is taken for a logo up to here; a photo in which a number can be read is larger."""
 TRANSFER_TRIES = 3
-TONES_LAG_S, DIGITS_LAG_S = 20.0, 9.0
+TONES_LAG_S, DIGITS_LAG_S = 20.0, 16.0
 """How long after it sounded a detector may still report a digit."""
 
 Report = Callable[[Sequence[Finding], Sequence[Finding]], None]

@@ -55,7 +55,7 @@ def ask(port: str, query: str) -> dict[str, Any]:
     return data
 
 
-def test_the_web_ui_shows_the_assets_and_a_running_sensor(tmp_path: Path) -> None:
+def test_the_web_ui_shows_the_assets_and_the_running_sensors(tmp_path: Path) -> None:
     with Stack(tmp_path) as stack:
         stack.start("code", "webserver")
         port = stack.environment["COMPLIANCE_WEB_PORT"]
@@ -65,9 +65,16 @@ def test_the_web_ui_shows_the_assets_and_a_running_sensor(tmp_path: Path) -> Non
     assert location["__typename"] == "RepositoryLocation", location
     assert location["name"] == "compliance_pipeline"
     (repository,) = location["repositories"]
-    assert repository["sensors"] == [{"name": "recording_sensor", "sensorState": {"status": "RUNNING"}}]
+    running = {"status": "RUNNING"}
+    assert sorted(repository["sensors"], key=lambda sensor: str(sensor["name"])) == [
+        {"name": "evidence_sensor", "sensorState": running},
+        {"name": "recording_sensor", "sensorState": running},
+    ]
     assets = {"/".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
-    assert assets == {"recordings", "media", "verdicts", "remediations", "latency_by_hour", "violations_by_hour"}
+    assert assets == {
+        *("recordings", "media", "verdicts", "remediations", "evidence"),
+        *("latency_by_hour", "violations_by_hour"),
+    }
 
 
 def processes_of(home: Path) -> set[int]:
