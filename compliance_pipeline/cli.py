@@ -68,7 +68,10 @@ def settings_or_exit() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = [f"COMPLIANCE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        faults = [
+            f"COMPLIANCE_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
         raise fail("; ".join(faults) + ". Mend the variable (or the line of .env) and start again.") from None
 
 

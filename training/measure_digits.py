@@ -41,7 +41,7 @@ from train_digits import (
 )
 
 from compliance_pipeline.sandbox.speech import SAMPLE_RATE, speak
-from compliance_pipeline.screening import digits
+from compliance_pipeline.screening import digits, networks
 from compliance_pipeline.screening.digits import SpokenDigits, dense_runs
 from compliance_pipeline.screening.findings import Symbol
 
@@ -356,7 +356,9 @@ def main() -> None:
 
         setup = onnxruntime.SessionOptions()
         setup.intra_op_num_threads = setup.inter_op_num_threads = 1
-        digits._sessions.append(onnxruntime.InferenceSession(options.model, setup, providers=["CPUExecutionProvider"]))
+        networks._loaded["digits.onnx", digits.MODEL_SHA] = onnxruntime.InferenceSession(
+            options.model, setup, providers=["CPUExecutionProvider"]
+        )
 
     accents = [f"{accent}+{variant}" for variant in HELD_OUT_VARIANTS for accent in ACCENTS]
     random.Random(0).shuffle(accents)

@@ -1,17 +1,15 @@
 """Spoken digits in a stream of telephone speech: features, the CTC recogniser, and runs dense enough to be a card.
 Whether a run is a card number (Luhn, IIN) is decided in `numbers`; training is in `training/`, outside the package."""
 
-import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compliance_pipeline.screening.findings import Symbol
+from compliance_pipeline.screening.networks import network
 
 SAMPLE_RATE: Final = 8000
 MEL_BANDS: Final = 40
@@ -79,10 +77,6 @@ def features(samples: Samples, bank: Samples = _BANK) -> Samples:
     energies = np.log((blocks @ bank).reshape(-1, MEL_BANDS)[: len(power)] + np.float32(1e-5))
     normal: Samples = (energies - energies.mean(0)) / (energies.std() + np.float32(1e-3))
     return normal
-
-
-class ModelError(RuntimeError):
-    """The model's file is missing or is not the one that this code was measured with."""
 
 
 def model_version() -> str:
@@ -278,7 +272,7 @@ def _answers(samples: Samples) -> Samples:
         silence[:, 0] = 0
         return silence
     gain = np.float32(min(_SPEECH / loudest, _MOST_GAIN))
-    answers: Samples = _session().run(None, {"features": features(samples * gain)[None]})[0][0]
+    answers: Samples = network("digits.onnx", MODEL_SHA).run(None, {"features": features(samples * gain)[None]})[0][0]
     return answers
 
 
@@ -288,30 +282,3 @@ def _loudest(samples: Samples) -> float:
         return 0.0
     blocks = samples[: len(samples) // 400 * 400].reshape(-1, 400)
     return float(np.sqrt(np.einsum("ij,ij->i", blocks, blocks).max() / 400))
-
-
-_session_lock = threading.Lock()
-_sessions: list[Any] = []
-
-
-def _session() -> Any:
-    """The process's one session: a session may run on many threads, and each would cost memory."""
-    with _session_lock:
-        if not _sessions:
-            import onnxruntime
-
-            path = Path(__file__).parent / "models" / "digits.onnx"
-            try:
-                model = path.read_bytes()
-            except OSError as problem:
-                raise ModelError(
-                    f"the digit model {path} can't be read ({problem}): reinstall the package"
-                ) from problem
-            if hashlib.sha256(model).hexdigest() != MODEL_SHA:
-                raise ModelError(
-                    f"the digit model {path} is not the one with SHA-256 {MODEL_SHA}: reinstall the package"
-                )
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            _sessions.append(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
-        return _sessions[0]

@@ -1,15 +1,14 @@
 """The speech gate: how much of a stretch of sound is speech, asked only where digits were heard (music sings digits).
 What was heard belongs to `digits`; what it amounts to belongs to `listener`."""
 
-import hashlib
-import threading
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from compliance_pipeline.screening.networks import network
 
 SAMPLE_RATE: Final = 8000
 GATE: Final = 0.05
@@ -28,10 +27,6 @@ _SPEECH, _MOST_GAIN = 0.15, 30.0
 Samples = NDArray[np.float32]
 
 
-class SpeechModelError(RuntimeError):
-    """The speech gate's model is missing or is not the one that this code was measured with."""
-
-
 def gate_version() -> str:
     """Names the gate's model in an engine's version."""
     return f"speech-{SPEECH_MODEL_SHA[:12]}"
@@ -40,7 +35,7 @@ def gate_version() -> str:
 def speech_share(samples: Samples) -> float:
     """The share (0 to 1) of 32 ms frames that are speech; `samples` are mono float32 in [-1, 1] at 8 kHz.
 
-    Nothing or silence is 0. Raises SpeechModelError. Half a second around what is asked about does it good.
+    Nothing or silence is 0. Raises ModelError. Half a second around what is asked about does it good.
     """
     level = _loudest(samples)
     if level < 1e-5:
@@ -51,7 +46,7 @@ def speech_share(samples: Samples) -> float:
     body[: len(samples)] = samples * np.float32(min(_SPEECH / level, _MOST_GAIN))
     frames[:, _CONTEXT:] = body.reshape(count, _FRAME)
     frames[1:, :_CONTEXT] = frames[:-1, -_CONTEXT:]
-    chances = _session().run(None, {"frames": frames})[0]
+    chances = network("silero_vad_8k.onnx", SPEECH_MODEL_SHA).run(None, {"frames": frames})[0]
     return float((chances > _LIKELY).mean())
 
 
@@ -102,30 +97,3 @@ def _loudest(samples: Samples) -> float:
         return 0.0
     blocks = samples[: len(samples) // 400 * 400].reshape(-1, 400)
     return float(np.sqrt(np.einsum("ij,ij->i", blocks, blocks).max() / 400))
-
-
-_session_lock = threading.Lock()
-_sessions: list[Any] = []
-
-
-def _session() -> Any:
-    """The process's one session, shared by its threads."""
-    with _session_lock:
-        if not _sessions:
-            import onnxruntime
-
-            path = Path(__file__).parent / "models" / "silero_vad_8k.onnx"
-            try:
-                model = path.read_bytes()
-            except OSError as problem:
-                raise SpeechModelError(
-                    f"the speech model {path} can't be read ({problem}): reinstall the package"
-                ) from problem
-            if hashlib.sha256(model).hexdigest() != SPEECH_MODEL_SHA:
-                raise SpeechModelError(
-                    f"the speech model {path} is not the one with SHA-256 {SPEECH_MODEL_SHA}: reinstall the package"
-                )
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            _sessions.append(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
-        return _sessions[0]

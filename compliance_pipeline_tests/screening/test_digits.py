@@ -18,6 +18,7 @@ from compliance_pipeline.sandbox.speech import speak
 from compliance_pipeline.screening import digits
 from compliance_pipeline.screening.digits import SAMPLE_RATE, SpokenDigits, dense_runs, model_version
 from compliance_pipeline.screening.findings import Symbol
+from compliance_pipeline.screening.networks import ModelError
 
 Samples = NDArray[np.float32]
 
@@ -312,8 +313,7 @@ def test_the_model_is_the_one_that_the_code_names() -> None:
 
 def test_another_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "MODEL_SHA", "0" * 64)
-    monkeypatch.setattr(digits, "_sessions", [])
-    with pytest.raises(digits.ModelError, match="reinstall the package"):
+    with pytest.raises(ModelError, match="reinstall the package"):
         hear(one_call())
 
 
