@@ -404,7 +404,10 @@ _LONGEST_IBAN, _SHORTEST_IBAN, _MOST_TURNS = 34, 15, 8
 
 
 class Identifier(NamedTuple):
-    """value: letters and digits without separators. start, end: in the turns' normalised texts."""
+    """What was found, still in the clear: stays within the text screen.
+
+    value: letters and digits without separators. start, end: in the turns' normalised texts.
+    """
 
     kind: FindingKind
     value: str

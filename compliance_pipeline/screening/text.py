@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
 
 from compliance_pipeline.contracts.policy import Detector, FindingKind
 from compliance_pipeline.screening.findings import Finding
 from compliance_pipeline.screening.fingerprint import Fingerprint
-from compliance_pipeline.screening.identifiers import digit_identifiers, lettered_identifiers
+from compliance_pipeline.screening.identifiers import Identifier, digit_identifiers, lettered_identifiers
 from compliance_pipeline.screening.numbers import (
     LONGEST_CARD,
     SHORTEST_CARD,
@@ -40,21 +39,6 @@ PIN_OF_CARD, PIN_NAMED = 0.95, 0.85
 SSN_NAMED, SSN_WRITTEN, SSN_DOUBTFUL = 0.98, 0.8, 0.5
 
 
-class _Number(NamedTuple):
-    """What was found, still with its digits: stays in this module. start: of the text in its first turn."""
-
-    kind: FindingKind
-    value: str
-    turn: int
-    start: int
-    last_turn: int
-    end: int
-    confidence: float
-
-    def __repr__(self) -> str:
-        return f"_Number({self.kind}, turn {self.turn})"
-
-
 def screen_text(transcript: Transcript, fingerprint: Fingerprint | None = None) -> list[Finding]:
     """What the transcript gives away, in order; a number said again, by whomever, is the same finding.
 
@@ -67,7 +51,7 @@ def screen_text(transcript: Transcript, fingerprint: Fingerprint | None = None) 
     if not (reading.runs or reading.dense or mails):
         return []
     conversation = Conversation(turns, reading.texts)
-    found: dict[tuple[FindingKind, str], _Number] = {}
+    found: dict[tuple[FindingKind, str], Identifier] = {}
     taken: dict[int, list[Span]] = {}
     for number in _lettered(conversation, reading.dense, mails):
         for turn in range(number.turn, number.last_turn + 1):
@@ -92,21 +76,20 @@ def _lies_within(run: list[Group], spans: list[Span] | None) -> bool:
     return bool(spans) and head.turn == last.turn and any(a <= head.start and last.end <= b for a, b in spans or ())
 
 
-def _lettered(conversation: Conversation, dense: list[int], mails: list[int]) -> Iterator[_Number]:
+def _lettered(conversation: Conversation, dense: list[int], mails: list[int]) -> Iterator[Identifier]:
     for turn in mails:
         for start, end, address, confidence in emails(conversation.texts[turn]):
-            yield _Number(FindingKind.EMAIL_ADDRESS, address, turn, start, turn, end, confidence)
-    for identifier in lettered_identifiers(conversation, dense):
-        yield _Number(*identifier)
+            yield Identifier(FindingKind.EMAIL_ADDRESS, address, turn, start, turn, end, confidence)
+    yield from lettered_identifiers(conversation, dense)
 
 
-def _keep(found: dict[tuple[FindingKind, str], _Number], number: _Number) -> None:
+def _keep(found: dict[tuple[FindingKind, str], Identifier], number: Identifier) -> None:
     known = found.get((number.kind, number.value))
     if known is None or number.confidence > known.confidence:
         found[number.kind, number.value] = number
 
 
-def _finding(number: _Number, conversation: Conversation, fingerprint: Fingerprint | None) -> Finding:
+def _finding(number: Identifier, conversation: Conversation, fingerprint: Fingerprint | None) -> Finding:
     first, last = conversation.turns[number.turn], conversation.turns[number.last_turn]
     return Finding(
         number.kind,
@@ -120,7 +103,7 @@ def _finding(number: _Number, conversation: Conversation, fingerprint: Fingerpri
     )
 
 
-def _masked(number: _Number) -> str:
+def _masked(number: Identifier) -> str:
     if number.kind is FindingKind.CARD_NUMBER:
         return mask_card(number.value)
     if number.kind is FindingKind.EMAIL_ADDRESS:
@@ -195,7 +178,7 @@ class _Screen:
     def texts(self) -> list[str]:
         return self.conversation.texts
 
-    def numbers(self) -> Iterator[_Number]:
+    def numbers(self) -> Iterator[Identifier]:
         if sum(len(group.digits) for group in self.run[:4]) < 3:
             return
         cards = list(self._card_numbers())
@@ -209,13 +192,13 @@ class _Screen:
             if not others:
                 yield from self._codes(first, last)
 
-    def _number(self, kind: FindingKind, first: int, after: int, confidence: float, value: str = "") -> _Number:
+    def _number(self, kind: FindingKind, first: int, after: int, confidence: float, value: str = "") -> Identifier:
         head, last = self.run[first], self.run[after - 1]
         value = value or "".join(group.digits for group in self.run[first:after])
         end = last.end if last.turn == head.turn else len(self.texts[head.turn])
-        return _Number(kind, value, head.turn, head.start, last.turn, end, confidence)
+        return Identifier(kind, value, head.turn, head.start, last.turn, end, confidence)
 
-    def _others(self, first: int, last: int) -> Iterator[_Number]:
+    def _others(self, first: int, last: int) -> Iterator[Identifier]:
         """Social security numbers, then other identifiers, then telephone numbers."""
         if self._count(first, last) < 7:
             return
@@ -233,7 +216,7 @@ class _Screen:
 
     # Cards
 
-    def _card_numbers(self) -> Iterator[_Number]:
+    def _card_numbers(self) -> Iterator[Identifier]:
         groups = self.run
         digits = "".join(group.digits for group in groups)
         if len(digits) < SHORTEST_CARD:
@@ -255,7 +238,7 @@ class _Screen:
             self._cards.append((first, after))
             yield self._number(FindingKind.CARD_NUMBER, first, after, confidences[span])
 
-    def _corrected_cards(self) -> Iterator[_Number]:
+    def _corrected_cards(self) -> Iterator[Identifier]:
         """A card number that verifies once what was taken back, or said back, is left out."""
         digits = sum(len(group.digits) for group in self.run)
         if digits <= SHORTEST_CARD or not 1 < len(self.run) <= _LONGEST_CORRECTED:
@@ -400,7 +383,7 @@ class _Screen:
 
     # Social security numbers
 
-    def _ssns(self, first: int, after: int) -> Iterator[_Number]:
+    def _ssns(self, first: int, after: int) -> Iterator[Identifier]:
         parts = list(self._parts(first, after))
         whole = parts if len(parts) == 1 else [*parts, (first, after)]
         spans = dict.fromkeys(
@@ -454,7 +437,7 @@ class _Screen:
 
     # Verification codes
 
-    def _codes(self, first: int, after: int) -> Iterator[_Number]:
+    def _codes(self, first: int, after: int) -> Iterator[Identifier]:
         for start, end in self._parts(first, after):
             code_end = self._code_end(start, end, 3, 4)
             confidence = self._code_confidence(start, code_end) if code_end > start else 0.0
