@@ -266,28 +266,27 @@ def _outcome(
     except EngineRefused as error:
         report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S)] += 1
     except EngineBusy as busy:
-        now = pipeline.clock()
-        due = now + timedelta(seconds=max(busy.retry_after or 0.0, 1.0))
-        report.given_back["deferred"] += pipeline.inbox.defer(
-            item.recording_id, batch.owner, due, str(busy), now, tried=False
-        )
+        report.given_back["deferred"] += _hold(pipeline, batch, item, max(busy.retry_after or 0.0, 1.0), str(busy))
     except EngineError as error:
         asked_s = (error.retry_after if isinstance(error, EngineUnavailable) else None) or 0.0
         after_s = max(asked_s, _backoff_s(item))
         report.given_back[_give_back(pipeline, batch, item, str(error), after_s)] += 1
     except _EngineHeld as held:
-        now = pipeline.clock()
-        due = now + timedelta(seconds=held.for_s)
         why = "the engine's circuit breaker is open"
-        report.given_back["deferred"] += pipeline.inbox.defer(
-            item.recording_id, batch.owner, due, why, now, tried=False
-        )
+        report.given_back["deferred"] += _hold(pipeline, batch, item, held.for_s, why)
     except Exception as error:
         # The text of an unforeseen exception may quote what was screened: only its type is kept.
         log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
         why = f"engine failed with {type(error).__qualname__}"
         report.given_back[_give_back(pipeline, batch, item, why)] += 1
     return []
+
+
+def _hold(pipeline: Pipeline, batch: Batch, item: "InboxItem", for_s: float, why: str) -> int:
+    """Back to the inbox through no fault of the recording's, so without counting the try; how many (1 or 0)."""
+    now = pipeline.clock()
+    due = now + timedelta(seconds=for_s)
+    return pipeline.inbox.defer(item.recording_id, batch.owner, due, why, now, tried=False)
 
 
 class _EngineHeld(Exception):

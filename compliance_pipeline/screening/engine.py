@@ -202,7 +202,7 @@ class EmbeddedEngine:
                 tries.append(self.screen(stream, event.channel, location.speakers, transcript))
             if not tries[-1].transfer_broken:
                 break
-        screening = max(tries, key=_reach) if tries[-1].transfer_broken else tries[-1]
+        screening = max(tries, key=reach) if tries[-1].transfer_broken else tries[-1]
         if screening.first_finding_s is not None:
             screening.first_finding_s += sum(t.fetch_s + t.analysis_s for t in tries[: tries.index(screening)])
         screening.fetch_s, screening.analysis_s = sum(t.fetch_s for t in tries), sum(t.analysis_s for t in tries)
@@ -304,7 +304,8 @@ def facts_of(
     )
 
 
-def _reach(screening: Screening) -> tuple[int, int]:
+def reach(screening: Screening) -> tuple[int, int]:
+    """How far a transfer that broke off got: the farthest of several tries counts."""
     return len(screening.findings), screening.media.size_bytes if screening.media else 0
 
 

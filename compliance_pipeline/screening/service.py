@@ -53,7 +53,15 @@ from compliance_pipeline.contracts.verdict import Verdict
 from compliance_pipeline.media.clips import MemoryMedia
 from compliance_pipeline.platforms.port import PlatformError, Refused, Unavailable
 from compliance_pipeline.platforms.transport import HttpMediaStream
-from compliance_pipeline.screening.engine import EmbeddedEngine, Report, Screening, facts_of, read_transcript
+from compliance_pipeline.screening.engine import (
+    TRANSFER_TRIES,
+    EmbeddedEngine,
+    Report,
+    Screening,
+    facts_of,
+    reach,
+    read_transcript,
+)
 from compliance_pipeline.screening.findings import Finding
 from compliance_pipeline.screening.policy import evaluate, judge
 
@@ -69,7 +77,6 @@ MAX_CACHED = 10_000
 ANSWER_WITHIN_S = 25.0
 """What takes longer is answered 202 if there is a callback URL: well within the 60 s of usual gateways."""
 RETRY_AFTER_S = 5
-TRANSFER_TRIES = 3
 CALLBACK_TRIES = 10
 LONGEST_WAIT_S = 60.0
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -373,7 +380,7 @@ class Screenings:
                 break
             if not tries[-1].transfer_broken:
                 return tries[-1]
-        return max(tries, key=lambda one: (len(one.findings), one.media.size_bytes if one.media else 0))
+        return max(tries, key=reach)
 
     def _finish(
         self, job: Job, findings: Sequence[Finding], outcome: Verdict | Failure, lasting: bool, seconds: float
