@@ -5,6 +5,7 @@ import secrets
 from base64 import b64decode, b64encode
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Base64Bytes, Field, Secret, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,7 +20,21 @@ class Settings(BaseSettings):
     inbox_url: str | None = Field(
         default=None, repr=False, description="SQLAlchemy URL of the inbox; default: SQLite in the home folder"
     )
+    platform_profile: Literal["guide", "cloud"] = Field(
+        default="guide", description="which API the platform speaks: `guide` (the guide's endpoints) or `cloud`"
+    )
     platform_url: str = Field(default="http://127.0.0.1:8090", description="base URL of the platform's API")
+    login_url: str | None = Field(
+        default=None, description="base URL of `/oauth/token`; default: the API's, with `login.` for a leading `api.`"
+    )
+    media_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="hosts that media may come from (JSON list; `*.example.com` for those below a domain); "
+        "default: the API's own, and for `cloud` Genesys Cloud's and Amazon S3's",
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="API requests allowed to all processes together; default: 300 for `cloud`"
+    )
     client_id: str = Field(default="compliance-service", description="OAuth2 client id")
     client_secret: SecretStr | None = Field(default=None, description="OAuth2 client secret")
     webhook_secret: SecretStr | None = Field(
@@ -57,6 +72,14 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=256 * 1024, description="largest event accepted")
     compliance_queue: str = Field(default="compliance_review_queue", description="queue that work items go to")
     supervisor_queue: str = Field(default="supervisor_callback_queue", description="queue that callbacks go to")
+    supervisor_number: str | None = Field(
+        default=None, repr=False, description="number that supervisors are called back on (E.164); `cloud` needs one"
+    )
+    work_item_type: str = Field(default="Compliance review", description="worktype of work items, by name (`cloud`)")
+    workbin: str | None = Field(
+        default=None, description="workbin of work items, by name (`cloud`); default: the worktype's"
+    )
+    sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
     objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
     max_attempts: int = Field(default=12, description="tries of a recording before it goes to the dead letters")
     claim_seconds: float = Field(default=60.0, description="after this a silent run's recordings are given back")

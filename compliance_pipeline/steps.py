@@ -300,7 +300,7 @@ class _EngineHeld(Exception):
 def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
     from pybreaker import CircuitBreakerError
 
-    from compliance_pipeline.intake.breaker import circuit_breaker, held_until
+    from compliance_pipeline.breaker import circuit_breaker, held_until
 
     begun_at = pipeline.clock()
     media_at: list[datetime | None] = []

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from compliance_pipeline import steps
+from compliance_pipeline.breaker import circuit_breaker, held_until
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.contracts.verdict import VerdictValue
-from compliance_pipeline.intake.breaker import circuit_breaker, held_until
 from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.platforms.guide import CALLBACKS, RECORDS
@@ -171,15 +171,16 @@ from pathlib import Path
 from compliance_pipeline import steps
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.intake.inbox import Inbox
-from compliance_pipeline.platforms import guide
+from compliance_pipeline.platforms.profiles import platform_of
 from compliance_pipeline.screening.engine import from_settings
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.settings import Settings
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 settings = Settings()
-pipeline = steps.Pipeline(settings, Inbox(settings.inbox_database_url), Warehouse(settings.warehouse_path),
-                          guide.from_settings(settings), load_policy(), from_settings(settings, load_policy()))
+inbox = Inbox(settings.inbox_database_url)
+pipeline = steps.Pipeline(settings, inbox, Warehouse(settings.warehouse_path),
+                          platform_of(settings, inbox.engine), load_policy(), from_settings(settings, load_policy()))
 batch = steps.Batch(sys.argv[1], "run", "run-1", False, utc_now())
 steps.claim(pipeline, batch)
 steps.screen_batch(pipeline, batch)

@@ -1,6 +1,6 @@
 """A working pipeline for tests: real inbox, real warehouse, real engine, and a sandbox platform over HTTP."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from compliance_pipeline.engines import engine_of
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
 from compliance_pipeline.platforms.guide import GuidePlatform
-from compliance_pipeline.platforms.port import Location, Media, MediaStream, Platform
+from compliance_pipeline.platforms.port import Location, Media, MediaStream, NotYet, Platform
 from compliance_pipeline.platforms.transport import Transport
 from compliance_pipeline.sandbox.calls import Damage, Kind, SyntheticRecording, make_recording
 from compliance_pipeline.sandbox.platform import PlatformState, serve
@@ -185,12 +185,25 @@ class Failing:
         self._maybe("open_media", media.url.rpartition("/")[2].partition("?")[0])
         return self._inner.open_media(media)
 
-    def tag(self, recording_id: str, tags: Mapping[str, str]) -> None:
+    def prefetch(self, recording_ids: Sequence[str]) -> None:
+        self._inner.prefetch(recording_ids)
+
+    def recordings_of(self, conversation_id: str) -> tuple[RecordingEvent, ...] | NotYet:
+        self._maybe("recordings_of", conversation_id)
+        return self._inner.recordings_of(conversation_id)
+
+    def list_available(self, since: datetime, until: datetime) -> Iterator[RecordingEvent]:
+        return self._inner.list_available(since, until)
+
+    def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:
+        self._inner.protect(recording_ids, protected=protected)
+
+    def tag(self, recording_id: str, tags: Mapping[str, str], at_ms: int | None = None) -> None:
         if self._after:
-            self._inner.tag(recording_id, tags)
+            self._inner.tag(recording_id, tags, at_ms)
         self._maybe("tag", recording_id)
         if not self._after:
-            self._inner.tag(recording_id, tags)
+            self._inner.tag(recording_id, tags, at_ms)
 
     def open_work_item(self, item: WorkItem) -> str:
         if not self._after:

@@ -61,9 +61,13 @@ class RecordingEvent(WireModel):
 
     `event` names the kind; the guide's payload leaves it out because a subscription carries one kind, so it
     defaults to recordingAvailable. `event_time` (ours) is when the platform says that it happened.
+
+    conversation_id (ours): the conversation that the recording is of. Where the platform announces conversations
+    only, `recording_id` is the same: the row stands for recordings that are yet to be listed.
     """
 
     recording_id: RecordingId
+    conversation_id: RecordingId | None = None
     event: EventType = EventType.AVAILABLE
     media_uri: str | None = Field(default=None, max_length=2048)
     participants: tuple[Participant, ...] = Field(default=(), max_length=64)
@@ -73,9 +77,13 @@ class RecordingEvent(WireModel):
     direction: Direction | None = None
     channel: Channel = Channel.VOICE
 
+    @property
+    def is_conversation(self) -> bool:
+        return self.conversation_id == self.recording_id
+
     @model_validator(mode="after")
     def _available_names_its_media(self) -> "RecordingEvent":
-        if self.event is EventType.AVAILABLE and not self.media_uri:
+        if self.event is EventType.AVAILABLE and not self.media_uri and not self.conversation_id:
             raise ValueError("mediaUri is required in a recordingAvailable event")
         if self.start_time and self.end_time and self.end_time < self.start_time:
             raise ValueError("endTime is before startTime")

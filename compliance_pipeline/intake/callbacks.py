@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 import sqlalchemy as sa
 
 from compliance_pipeline.contracts.verdict import Verdict
-from compliance_pipeline.intake.inbox import State, UtcTime, inbox_table, insert, metadata
+from compliance_pipeline.database import UtcTime, insert, metadata
+from compliance_pipeline.intake.inbox import State, inbox_table
 
 PATH = "/api/v1/callback/genesys"
 """Guide, step 3: the flow's entry point."""

@@ -5,17 +5,16 @@ No HTTP, no platform, no clock: time comes in as a parameter. Nothing is ever de
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from filelock import FileLock
 from pydantic import ValidationError
-from sqlalchemy.dialects import postgresql, sqlite
 
+from compliance_pipeline import database
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
+from compliance_pipeline.database import UtcTime, insert, metadata
 from compliance_pipeline.intake.hours import partition_hour
 
 STARTED_PATIENCE = timedelta(hours=4)
@@ -23,17 +22,18 @@ STARTED_PATIENCE = timedelta(hours=4)
 
 RUN_DIED = "the run that had it died"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CREATE_LOCK = 0x636F6D706C  # any constant, the same in every process
-
 
 class State(StrEnum):
-    """new, deferred and claimed are open; done and dead are settled."""
+    """new, deferred and claimed are open; done, listed and dead are settled.
+
+    listed: of a conversation, whose recordings have rows of their own (or that has none).
+    """
 
     NEW = "new"
     CLAIMED = "claimed"
     DEFERRED = "deferred"
     DONE = "done"
+    LISTED = "listed"
     DEAD = "dead"
 
 
@@ -48,6 +48,7 @@ class IncomingEvent:
     source: str
     correlation_id: str
     available_at: datetime
+    found_by_sweep: bool = False
 
     @property
     def recording_id(self) -> str:
@@ -102,30 +103,17 @@ class InboxItem:
     duplicates: int
     reason: str | None
     updated_at: datetime
+    found_by_sweep: bool = False
 
     @property
     def recording_event(self) -> RecordingEvent:
         return RecordingEvent.model_validate(self.payload)
 
 
-class UtcTime(sa.TypeDecorator[datetime]):
-    """Aware datetimes as whole microseconds since 1970: exact, and compared alike by both databases."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, _dialect: sa.Dialect) -> int | None:
-        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
-
-    def process_result_value(self, value: int | None, _dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
-
-
 def _enum(kind: type[StrEnum]) -> sa.Enum:
     return sa.Enum(kind, native_enum=False, length=32, values_callable=lambda members: [m.value for m in members])
 
 
-metadata = sa.MetaData()
 inbox_table = sa.Table(
     "inbox",
     metadata,
@@ -147,19 +135,11 @@ inbox_table = sa.Table(
     sa.Column("duplicates", sa.Integer, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Column("found_by_sweep", sa.Boolean, nullable=False, server_default=sa.false()),
     # The sensor's question ('what is due?') reads only this, and of it only the rows that are due.
     sa.Index("inbox_state_due", "state", "due_at"),
     sa.Index("inbox_partition_due", "partition_hour", "due_at"),
     sqlite_autoincrement=True,
-)
-breaker_table = sa.Table(
-    "breaker",
-    metadata,
-    sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("failures", sa.Integer, nullable=False),
-    sa.Column("successes", sa.Integer, nullable=False),
-    sa.Column("opened_at", UtcTime),
 )
 _row = inbox_table.c
 _MERGED = (
@@ -177,11 +157,6 @@ _MERGED = (
     "duplicates",
     "updated_at",
 )
-
-
-def insert(engine: sa.Engine, table: sa.Table) -> Any:
-    """An INSERT of the engine's dialect, which knows ON CONFLICT."""
-    return sqlite.insert(table) if engine.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def _entry(event: EventType, now: datetime) -> dict[str, Any]:
@@ -212,6 +187,7 @@ def _fresh(incoming: IncomingEvent, now: datetime) -> dict[str, Any]:
         "attempts": 0,
         "duplicates": 0,
         "updated_at": now,
+        "found_by_sweep": incoming.found_by_sweep,
         **_times(incoming),
         **_entry(incoming.event.event, now),
     }
@@ -220,10 +196,14 @@ def _fresh(incoming: IncomingEvent, now: datetime) -> dict[str, Any]:
 def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tuple[dict[str, Any], bool]:
     """What an event changes in the row of a recording known already, and whether it is a duplicate.
 
+    A conversation that was listed is listed again: a transfer or a callback later may have added recordings to it.
     A later event of the lifecycle moves a waiting row on, and gives one that was given up on a full set of tries. A
     row that someone holds or that is done only notes it: whoever holds the row asks the platform anyway.
     """
     event = incoming.event.event
+    if row["state"] is State.LISTED and not incoming.found_by_sweep:
+        again = {"state": State.NEW, "due_at": now, "attempts": 0, "claimed_by": None, "claimed_at": None}
+        return again | {"duplicates": row["duplicates"] + 1, "updated_at": now}, True
     if event.rank <= row["event"].rank:
         return {"duplicates": row["duplicates"] + 1}, True
     changes: dict[str, Any] = {"event": event, "updated_at": now}
@@ -270,25 +250,6 @@ def _held_by(owner: str) -> sa.ColumnElement[bool]:
     return sa.and_(_row.state == State.CLAIMED, _row.claimed_by == owner)
 
 
-def _engine(url: str) -> sa.Engine:
-    if sa.make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-    engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": 10})
-
-    @sa.event.listens_for(engine, "connect")
-    def _durable(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
 class Inbox:
     """The inbox at `url` (`sqlite:///path` or `postgresql+psycopg://...`). Methods raise SQLAlchemyError.
 
@@ -297,23 +258,15 @@ class Inbox:
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
-        self._writer = self.engine.execution_options(writes=True)
+        self.engine = database.connect(url)
+        self._writer = database.writer(self.engine)
         self._created = False
 
     def create(self) -> None:
         """Make the tables where missing. Safe to call often and from several processes at once."""
         if self._created:
             return
-        if self.engine.dialect.name == "sqlite":
-            path = Path(self.engine.url.database or "").resolve()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):
-                metadata.create_all(self._writer)
-        else:
-            with self._writer.begin() as connection:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
-                metadata.create_all(connection)
+        database.create(self.engine)
         self._created = True
 
     def close(self) -> None:
@@ -384,19 +337,30 @@ class Inbox:
         with self.engine.connect() as connection:
             return [PartitionWork(*row) for row in connection.execute(query)]
 
-    def claim(self, partition_hour: str, owner: str, now: datetime, lease: timedelta, limit: int) -> list[InboxItem]:
+    def claim(
+        self,
+        partition_hour: str,
+        owner: str,
+        now: datetime,
+        lease: timedelta,
+        limit: int,
+        *,
+        held_too: bool = True,
+    ) -> list[InboxItem]:
         """Take up to `limit` actionable rows of the partition, those that `owner` holds already first; newest first.
 
+        held_too: False takes what `owner` does not hold yet only.
         No row goes to two owners. Each row taken counts as an attempt. A row that was claimed and never given back
         gets RUN_DIED as its reason.
         """
         held = _held_by(owner)
+        which = sa.or_(_row.due_at <= now, held) if held_too else sa.and_(_row.due_at <= now, sa.not_(held))
         query = (
             sa.select(_row.seq)
             .where(
                 _row.partition_hour == partition_hour,
                 _row.state.in_(OPEN_STATES),
-                sa.or_(_row.due_at <= now, held),
+                which,
             )
             .order_by(sa.case((held, 0), else_=1), _row.available_at.desc(), _row.seq.desc())
             .limit(limit)
@@ -452,6 +416,11 @@ class Inbox:
                 updated_at=now,
             )
         )
+
+    def listed(self, conversation_id: str, owner: str, reason: str, now: datetime) -> bool:
+        """Settle a conversation: `reason` says what it has."""
+        mine = sa.and_(_held_by(owner), _row.recording_id == conversation_id)
+        return bool(self._change(mine, state=State.LISTED, due_at=None, reason=reason, updated_at=now))
 
     def dead(self, recording_id: str, owner: str, reason: str, now: datetime) -> bool:
         """Set a recording aside for a person to look at. `reason` is stored: it may hold nothing sensitive."""

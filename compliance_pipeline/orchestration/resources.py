@@ -16,6 +16,7 @@ from compliance_pipeline.steps import Pipeline
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.settings import Settings
 
 
@@ -45,21 +46,21 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
             inbox = Inbox(settings.inbox_database_url)
             opened.callback(inbox.close)
             inbox.create()
-            platform = self._platform(settings)
+            platform = self._platform(settings, inbox)
             opened.callback(platform.close)
             engine = engine_of(settings, policy, inbox)
             opened.callback(engine.close)
             self._pipeline = Pipeline(settings, inbox, Warehouse(settings.warehouse_path), platform, policy, engine)
             yield self
 
-    def _platform(self, settings: "Settings") -> Platform:
+    def _platform(self, settings: "Settings", inbox: "Inbox") -> Platform:
         if self.folder:
             from compliance_pipeline.platforms import folder
 
             return folder.from_settings(Path(self.folder), settings)
-        from compliance_pipeline.platforms import guide
+        from compliance_pipeline.platforms.profiles import platform_of
 
-        return guide.from_settings(settings)
+        return platform_of(settings, inbox.engine)
 
     @property
     def pipeline(self) -> Pipeline:

@@ -113,7 +113,7 @@ def recording_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
 
 def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -> dg.SensorResult | dg.SkipReason:
     """One tick: the runs that are wanted, or why none is, after at most `hold_s`."""
-    from compliance_pipeline.intake.breaker import circuit_breaker, held_until
+    from compliance_pipeline.breaker import circuit_breaker, held_until
 
     breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
     wanted = (

@@ -11,7 +11,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,9 +20,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from compliance_pipeline.contracts.event import Channel
+from compliance_pipeline.contracts.event import Channel, RecordingEvent
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.platforms.port import Gone, Location, Media, Ready, Refused, TransferBroken, Unavailable
+from compliance_pipeline.platforms.port import (
+    Gone,
+    Location,
+    Media,
+    NotYet,
+    Ready,
+    Refused,
+    TransferBroken,
+    Unavailable,
+)
 from compliance_pipeline.settings import Settings
 
 CHUNK_BYTES = 64 * 1024
@@ -149,7 +158,28 @@ class FolderPlatform:
                 raise Refused("the media is not a regular file")
             yield FileMediaStream(file, media.content_type)
 
-    def tag(self, recording_id: str, tags: Mapping[str, str]) -> None:
+    def prefetch(self, recording_ids: Sequence[str]) -> None:
+        """Files need no asking."""
+
+    def recordings_of(self, conversation_id: str) -> NotYet:  # noqa: ARG002
+        """A folder has files, no conversations."""
+        return NotYet("a folder has no conversations")
+
+    def list_available(self, since: datetime, until: datetime) -> Iterator[RecordingEvent]:
+        """By the time that a file was last written."""
+        for recording in self._listing[0]:
+            if since <= recording.modified < until:
+                yield RecordingEvent(
+                    recording_id=recording.recording_id,
+                    media_uri=f"file:{recording.recording_id}",
+                    event_time=recording.modified,
+                    channel=recording.channel,
+                )
+
+    def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:  # noqa: ARG002
+        raise Refused("a folder's files are the user's own: nothing here deletes them")
+
+    def tag(self, recording_id: str, tags: Mapping[str, str], at_ms: int | None = None) -> None:  # noqa: ARG002
         path = self._file("tags", recording_id)
         with self._lock:
             present = json.loads(path.read_text())["tags"] if path.exists() else {}

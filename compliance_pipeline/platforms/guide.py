@@ -1,22 +1,24 @@
 """The guide's endpoints and payloads as it prints them, behind the port. No HTTP mechanics: those are the transport's.
 
-The guide prints no look-up of records and callbacks; the ones here (`key=`) are ours, and so is `key` in the bodies.
+The guide prints no listing, and no look-up of records and callbacks: those here are ours, as is `key` in the bodies.
 Nor does it print transcripts: `transcriptUri` and `channels` of a recording are ours, and may be missing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from compliance_pipeline.contracts.event import Channel, Direction, EventType, RecordingEvent
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.platforms.port import Gone, Location, Media, MediaStream, NotYet, Ready, Unavailable
+from compliance_pipeline.platforms.port import Gone, Location, Media, MediaStream, NotYet, Ready, Refused, Unavailable
 from compliance_pipeline.platforms.transport import NotFound, Transport, parse
-from compliance_pipeline.settings import Settings
 
+RECORDINGS = "/api/v2/recordings"
 RECORDS = "/api/v2/analytics/datadatasets/records"
 CALLBACKS = "/api/v2/conversations/callbacks"
 DATASET = "compliance_work_items_dataset"
@@ -43,6 +45,34 @@ class _Recording(_Answer):
     transcript_uri: str | None = None
     channels: list[str] | None = None
     tags: list[_Tag] | None = None
+
+
+class _Listed(_Answer):
+    id: str
+    available_at: AwareDatetime
+    media_uri: str | None = None
+    channel: Channel = Channel.VOICE
+    direction: Direction | None = None
+    start_time: AwareDatetime | None = None
+    end_time: AwareDatetime | None = None
+
+    @property
+    def event(self) -> RecordingEvent:
+        return RecordingEvent(
+            recording_id=self.id,
+            event=EventType.AVAILABLE if self.media_uri else EventType.COMPLETED,
+            media_uri=self.media_uri,
+            event_time=self.available_at,
+            channel=self.channel,
+            direction=self.direction,
+            start_time=self.start_time,
+            end_time=self.end_time,
+        )
+
+
+class _Listing(_Answer):
+    entities: list[_Listed]
+    page_count: int
 
 
 class _Created(_Answer):
@@ -99,7 +129,25 @@ class GuidePlatform:
     def open_media(self, media: Media) -> AbstractContextManager[MediaStream]:
         return self._transport.open_media(media.url)
 
-    def tag(self, recording_id: str, tags: Mapping[str, str]) -> None:
+    def prefetch(self, recording_ids: Sequence[str]) -> None:
+        """The guide asks for one recording at a time."""
+
+    def recordings_of(self, conversation_id: str) -> NotYet:  # noqa: ARG002
+        """The guide announces recordings, never conversations."""
+        return NotYet("the guide's platform announces recordings, not conversations")
+
+    def list_available(self, since: datetime, until: datetime) -> Iterator[RecordingEvent]:
+        """Ours: the guide prints no listing (`GET /api/v2/recordings?availableFrom=&availableTo=&pageNumber=`)."""
+        page = 1
+        while True:
+            params = {"availableFrom": since.isoformat(), "availableTo": until.isoformat(), "pageNumber": str(page)}
+            answer = parse(_Listing, self._transport.request("GET", RECORDINGS, params=params), f"GET {RECORDINGS}")
+            yield from (listed.event for listed in answer.entities)
+            if page >= answer.page_count:
+                return
+            page += 1
+
+    def tag(self, recording_id: str, tags: Mapping[str, str], at_ms: int | None = None) -> None:  # noqa: ARG002
         """Guide, step 3, `tag_recording`: PATCH with the whole list, others' tags kept.
 
         The guide's API has no version to write against: a tag that somebody else adds between our read and our
@@ -133,6 +181,9 @@ class GuidePlatform:
         }
         return self._once(CALLBACKS, callback.key, {}, body)
 
+    def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:  # noqa: ARG002
+        raise Refused("the guide's platform has no legal hold; set it in the platform's own administration")
+
     def close(self) -> None:
         self._transport.close()
 
@@ -158,10 +209,6 @@ class GuidePlatform:
         return next((e.id for e in parse(_Found, answer, f"GET {path}").entities if e.key == key), None)
 
 
-def from_settings(settings: Settings) -> GuidePlatform:
-    return GuidePlatform(Transport(settings.platform_url, settings.client_id, settings.platform_client_secret))
-
-
 def _speakers(channels: Sequence[str]) -> tuple[str, ...]:
     """Roles, or none at all: a channel under another word may be named after a person."""
     roles = tuple(_ROLES.get(channel.lower(), "") for channel in channels)
@@ -169,4 +216,4 @@ def _speakers(channels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _path(recording_id: str) -> str:
-    return f"/api/v2/recordings/{quote(recording_id, safe='')}"
+    return f"{RECORDINGS}/{quote(recording_id, safe='')}"

@@ -1,11 +1,13 @@
 """The port: what the pipeline needs of a platform, in the pipeline's words. Adapters implement it; no I/O here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from compliance_pipeline.contracts.event import RecordingEvent
+from compliance_pipeline.contracts.policy import Annotation
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
 
 
@@ -15,6 +17,17 @@ class PlatformError(Exception):
 
 class Unavailable(PlatformError):
     """The platform or the network failed for now: worth another try later."""
+
+
+class PlatformHeld(Unavailable):
+    """Not asked: the circuit breaker of a host is open, or the budget of requests is spent, for `for_s` seconds.
+
+    No fault of the recording's, so it costs it no try.
+    """
+
+    def __init__(self, message: str, for_s: float) -> None:
+        super().__init__(message)
+        self.for_s = for_s
 
 
 class Refused(PlatformError):
@@ -27,10 +40,16 @@ class TransferBroken(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """Where one media file of a recording lies. The URL may be signed: never log or store it."""
+    """Where the media of a recording lies. The URL may be signed: never log or store it.
+
+    content: the media itself, where the platform hands it over in its answer (a chat); `url` then only names it.
+    channels: URLs of one WAV file an audio channel, where the platform splits them; `url` is the first of them.
+    """
 
     url: str
     content_type: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    channels: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return "Media(<url hidden>)"
@@ -39,11 +58,13 @@ class Media:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """transcript: of a voice recording, where the platform has one. speakers: who is on each audio channel, in order
-    ('agent', 'customer', 'ivr'); empty where the platform does not say."""
+    ('agent', 'customer', 'ivr'); empty where the platform does not say. annotations: what the platform noted about
+    the recording; None where it notes nothing."""
 
     media: Media
     transcript: Media | None = None
     speakers: tuple[str, ...] = ()
+    annotations: frozenset[Annotation] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +104,28 @@ class Platform(Protocol):
         """Say whether the recording's media can be fetched now, and where; and its transcript, if there is one."""
         ...
 
+    def prefetch(self, recording_ids: Sequence[str]) -> None:
+        """These will be located soon: ask for them in bulk where the platform can. Never raises PlatformError."""
+        ...
+
+    def recordings_of(self, conversation_id: str) -> tuple[RecordingEvent, ...] | NotYet:
+        """The recordings of a conversation so far; NotYet where the platform knows none (yet)."""
+        ...
+
+    def list_available(self, since: datetime, until: datetime) -> Iterator[RecordingEvent]:
+        """What became available from `since` until before `until`, as events: recordings, or conversations where
+        the platform lists those. `event_time` is when. Each once, in any order."""
+        ...
+
     def open_media(self, media: Media) -> AbstractContextManager[MediaStream]:
         """Open the media or the transcript for streaming. The platform's bearer token never goes to the media host."""
         ...
 
-    def tag(self, recording_id: str, tags: Mapping[str, str]) -> None:
-        """Merge `tags` into the recording's tags: reads first, writes only what is missing or differs."""
+    def tag(self, recording_id: str, tags: Mapping[str, str], at_ms: int | None = None) -> None:
+        """Merge `tags` into the recording's tags: reads first, writes only what is missing or differs.
+
+        at_ms: where in the recording it is about, for platforms that can mark the place.
+        """
         ...
 
     def open_work_item(self, item: WorkItem) -> str:
@@ -97,6 +134,10 @@ class Platform(Protocol):
 
     def request_callback(self, callback: SupervisorCallback) -> str:
         """Return the id of the callback with `callback.key`, created if there is none."""
+        ...
+
+    def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:
+        """Legal hold: keep the platform from deleting these recordings, or let it again."""
         ...
 
     def close(self) -> None: ...

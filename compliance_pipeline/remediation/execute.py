@@ -55,7 +55,7 @@ def _do(platform: Platform, planned: PlannedAction, queues: Queues, now: datetim
     match planned.action:
         case Action.TAG_RECORDING:
             tags = {"compliance_status": violation.verdict.value, "violation_type": violation.violation_type}
-            platform.tag(violation.recording_id, tags)
+            platform.tag(violation.recording_id, tags, violation.start_ms)
             return None
         case Action.CREATE_WORK_ITEM:
             item = WorkItem(

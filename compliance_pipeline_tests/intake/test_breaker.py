@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pybreaker
 import pytest
 
-from compliance_pipeline.intake.breaker import circuit_breaker, held_until
+from compliance_pipeline.breaker import circuit_breaker, held_until
 from compliance_pipeline.intake.inbox import Inbox
 
 CHILD = """
 import sys, pybreaker
-from compliance_pipeline.intake.breaker import circuit_breaker
+from compliance_pipeline.breaker import circuit_breaker
 from compliance_pipeline.intake.inbox import Inbox
 breaker = circuit_breaker(Inbox(sys.argv[1]).engine, "engine", fail_max=3, reset_timeout=float(sys.argv[2]))
 try:

@@ -15,10 +15,10 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepo
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compliance_pipeline.breaker import circuit_breaker
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.definitions import compliance_pipeline
-from compliance_pipeline.intake.breaker import circuit_breaker
 from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.intake.inbox import Inbox, PartitionWork
 from compliance_pipeline.orchestration.partitions import hourly

@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.platforms.guide import CALLBACKS, RECORDS, GuidePlatform, from_settings
+from compliance_pipeline.database import connect
+from compliance_pipeline.platforms.guide import CALLBACKS, RECORDS, GuidePlatform
 from compliance_pipeline.platforms.port import Gone, Media, NotYet, Platform, PlatformError, Ready, Unavailable
+from compliance_pipeline.platforms.profiles import platform_of
 from compliance_pipeline.platforms.transport import Transport
 from compliance_pipeline.sandbox.calls import Kind, SyntheticRecording, make_recording
 from compliance_pipeline.sandbox.platform import PlatformState, serve
@@ -285,9 +287,11 @@ def sandbox(tmp_path: Path) -> Iterator[tuple[PlatformState, Platform]]:
     settings = Settings(home=tmp_path, _env_file=None)
     state = PlatformState(settings.client_id, settings.platform_client_secret)
     with serve(state) as url:
-        platform = from_settings(settings.model_copy(update={"platform_url": url}))
+        database = connect(settings.inbox_database_url)
+        platform = platform_of(settings.model_copy(update={"platform_url": url}), database)
         yield state, platform
         platform.close()
+        database.dispose()
 
 
 def test_the_whole_port_works_against_the_sandbox(

@@ -1,21 +1,33 @@
-"""Circuit breakers whose state lies in the inbox's database, so that sensor and runs see the same one.
+"""Circuit breakers whose state lies in the operational database, so that sensor and runs see the same one.
 
 Only storage and construction: pybreaker decides when to open and close.
 """
 
 from datetime import datetime, timedelta
 from typing import Any
+from weakref import WeakSet
 
 import pybreaker
 import sqlalchemy as sa
 
-from compliance_pipeline.intake.inbox import breaker_table, insert
+from compliance_pipeline import database
+from compliance_pipeline.database import UtcTime, insert, metadata
 
+breaker_table = sa.Table(
+    "breaker",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("successes", sa.Integer, nullable=False),
+    sa.Column("opened_at", UtcTime),
+)
 _breaker = breaker_table.c
+_created: WeakSet[sa.Engine] = WeakSet()
 
 
 class SqlBreakerStorage(pybreaker.CircuitBreakerStorage):
-    """The state of the breaker `name` in the inbox's database (`Inbox.create()` makes the table)."""
+    """The state of the breaker `name`; `database.create` makes the table."""
 
     def __init__(self, engine: sa.Engine, name: str) -> None:
         super().__init__("sql")
@@ -72,13 +84,16 @@ class SqlBreakerStorage(pybreaker.CircuitBreakerStorage):
 
 
 def circuit_breaker(
-    inbox_engine: sa.Engine, name: str, fail_max: int = 5, reset_timeout: float = 30
+    engine: sa.Engine, name: str, fail_max: int = 5, reset_timeout: float = 30
 ) -> pybreaker.CircuitBreaker:
     """A breaker shared by all that name it: opens after `fail_max` failures in a row, for `reset_timeout` seconds.
 
     A breaker object lets one call through at a time: give each thread its own.
     """
-    storage = SqlBreakerStorage(inbox_engine, name)
+    if engine not in _created:
+        database.create(engine)
+        _created.add(engine)
+    storage = SqlBreakerStorage(engine, name)
     return pybreaker.CircuitBreaker(fail_max=fail_max, reset_timeout=reset_timeout, state_storage=storage, name=name)
 
 
