@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,6 +30,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from compliance_pipeline.sandbox.calls import SyntheticRecording
+from compliance_pipeline.sandbox.faults import FaultKind, FaultPlan, PlannedFault
 
 _EXPIRED_XML: Final = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -66,12 +67,17 @@ class Observation:
 @dataclass(slots=True)
 class Held:
     """A recording on the platform. It is `processing` until `available_at`, then `available`,
-    unless `status` says otherwise; until `known_at` the API answers 404."""
+    unless `status` says otherwise; until `known_at` the API answers 404.
+
+    address: the id by which clients know it: of the recording (guide), or conversation:recording (cloud).
+    """
 
     recording: SyntheticRecording
     available_at: datetime
     known_at: datetime
     status: str = "available"
+    conversation_id: str = ""
+    address: str = ""
     tags: list[dict[str, str]] = field(default_factory=list)
     tagged_at: datetime | None = None
     seen: Counter[str] = field(default_factory=Counter)
@@ -87,7 +93,14 @@ class PlatformState:
     """
 
     def __init__(
-        self, client_id: str, client_secret: str, *, token_ttl_s: float = 3600, media_ttl_s: float = 300
+        self,
+        client_id: str,
+        client_secret: str,
+        *,
+        token_ttl_s: float = 3600,
+        media_ttl_s: float = 300,
+        profile: Literal["guide", "cloud"] = "guide",
+        plan: FaultPlan | None = None,
     ) -> None:
         self.client_id = client_id
         self.client_secret = client_secret
@@ -103,6 +116,9 @@ class PlatformState:
         self.listeners: list[Callable[[Observation], None]] = []
         self.planned: int | None = None
         self.finished = False
+        self.profile = profile
+        self.plan = plan or FaultPlan()
+        self.started_at = time.monotonic()
         self._tokens: dict[str, float] = {}
         self._media_key = secrets.token_bytes(32)
 
@@ -113,12 +129,28 @@ class PlatformState:
         available_at: datetime | None = None,
         known_at: datetime | None = None,
         status: str = "available",
+        conversation_id: str | None = None,
     ) -> Held:
-        """Puts a recording on the platform. Times are aware; without them it is known and available at once."""
+        """Puts a recording on the platform. Times are aware; without them it is known and available at once.
+
+        conversation_id: to put several recordings into one; else it has a conversation of its own.
+        """
         now = datetime.now(UTC)
         held = Held(recording, (available_at or now).astimezone(UTC), known_at or now, status)
+        held.conversation_id = conversation_id or conversation_id_of(recording.recording_id)
+        held.address = recording.recording_id
+        if self.profile == "cloud":
+            held.address = f"{held.conversation_id}:{recording.recording_id}"
         self.held[recording.recording_id] = held
         return held
+
+    def held_of(self, conversation_id: str) -> list[Held]:
+        """The recordings of a conversation, in the order in which they were added."""
+        return [held for held in self.held.values() if held.conversation_id == conversation_id]
+
+    def strikes(self, kind: FaultKind, key: str) -> PlannedFault | None:
+        """The plan's fault of that kind that strikes `key` now."""
+        return self.plan.strikes(kind, key, time.monotonic() - self.started_at)
 
     def fail_next(
         self,
@@ -250,6 +282,11 @@ class PlatformState:
                 for recording_id, held in list(self.held.items())
             ],
         }
+
+
+def conversation_id_of(recording_id: str) -> str:
+    """The conversation of a recording that has one of its own."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, recording_id))
 
 
 def create_app(state: PlatformState) -> ASGIApp:
