@@ -5,7 +5,6 @@ Only storage and construction: pybreaker decides when to open and close.
 
 from datetime import datetime, timedelta
 from typing import Any
-from weakref import WeakSet
 
 import pybreaker
 import sqlalchemy as sa
@@ -23,7 +22,6 @@ breaker_table = sa.Table(
     sa.Column("opened_at", UtcTime),
 )
 _breaker = breaker_table.c
-_created: WeakSet[sa.Engine] = WeakSet()
 
 
 class SqlBreakerStorage(pybreaker.CircuitBreakerStorage):
@@ -33,9 +31,10 @@ class SqlBreakerStorage(pybreaker.CircuitBreakerStorage):
         super().__init__("sql")
         self._engine = engine
         self._name = name
-        row = {"name": name, "state": pybreaker.STATE_CLOSED, "failures": 0, "successes": 0}
-        with engine.begin() as connection:
-            connection.execute(insert(engine, breaker_table).on_conflict_do_nothing().values(row))
+        if self._get(_breaker.name) is None:
+            row = {"name": name, "state": pybreaker.STATE_CLOSED, "failures": 0, "successes": 0}
+            with engine.begin() as connection:
+                connection.execute(insert(engine, breaker_table).on_conflict_do_nothing().values(row))
 
     def _get(self, column: sa.Column[Any]) -> Any:
         with self._engine.connect() as connection:
@@ -61,7 +60,9 @@ class SqlBreakerStorage(pybreaker.CircuitBreakerStorage):
         self._set(failures=_breaker.failures + 1)
 
     def reset_counter(self) -> None:
-        self._set(failures=0)
+        # Each success resets it: a read is cheap, a write waits for the disk.
+        if self.counter:
+            self._set(failures=0)
 
     @property
     def success_counter(self) -> int:
@@ -90,9 +91,7 @@ def circuit_breaker(
 
     A breaker object lets one call through at a time: give each thread its own.
     """
-    if engine not in _created:
-        database.create(engine)
-        _created.add(engine)
+    database.ensure(engine, breaker_table)
     storage = SqlBreakerStorage(engine, name)
     return pybreaker.CircuitBreaker(fail_max=fail_max, reset_timeout=reset_timeout, state_storage=storage, name=name)
 

@@ -6,12 +6,14 @@ Its tables are defined by those who use them, in `metadata`; what is in them is 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = sa.MetaData()
+_made: WeakKeyDictionary[sa.Engine, set[sa.Table]] = WeakKeyDictionary()
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CREATE_LOCK = 0x636F6D706C  # any constant, the same in every process
@@ -73,6 +75,14 @@ def create(engine: sa.Engine) -> None:
             _create(connection)
 
 
+def ensure(engine: sa.Engine, table: sa.Table) -> None:
+    """`create`, once an engine and table: for those who can't know whether their table was known at start."""
+    made = _made.setdefault(engine, set())
+    if table not in made:
+        create(engine)
+        made.add(table)
+
+
 def _create(connection: sa.Connection) -> None:
     present = sa.inspect(connection)
     for table in metadata.sorted_tables:
@@ -86,3 +96,6 @@ def _create(connection: sa.Connection) -> None:
                 suffix = f" DEFAULT {default.arg}" if isinstance(default, sa.DefaultClause) else ""
                 connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}{suffix}')
     metadata.create_all(connection)
+    for table in metadata.sorted_tables:
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
