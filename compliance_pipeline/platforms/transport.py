@@ -1,26 +1,32 @@
-"""HTTP to a platform: token, retries, limits, error wording, media streaming. The only place where HTTP is retried.
+"""HTTP to a platform: token, retries, pacing, breakers, limits, error wording, media. The only place that retries HTTP.
 
 What a path or a body means belongs to the adapters, not here.
 """
 
-import logging
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import httpx
 from httpx_retries import Retry, RetryTransport
 from pydantic import BaseModel, Field, ValidationError
 
-from compliance_pipeline.platforms.port import PlatformError, Refused, TransferBroken, Unavailable
+from compliance_pipeline.platforms.addresses import AddressRules, CheckedTransport
+from compliance_pipeline.platforms.pacing import PATIENCE_S, Budget
+from compliance_pipeline.platforms.port import PlatformError, PlatformHeld, Refused, TransferBroken, Unavailable
 
-JSON_LIMIT_BYTES = 1024 * 1024
+if TYPE_CHECKING:
+    import pybreaker
+
+JSON_LIMIT_BYTES = 16 * 2**20
+"""Recordings of chats carry their whole transcript."""
 JSON_DEADLINE_S = 60.0
 MEDIA_LIMIT_BYTES = 2 * 1024**3
 MEDIA_DEADLINE_S = 300.0
@@ -35,6 +41,8 @@ TOKEN_MARGIN_S = 60.0
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REPEATABLE_STATUS = (429, 500, 502, 503, 504)
+_MISSING_PERMISSIONS = ("missing.permissions", "missing.any.permissions", "missing.permission")
+_PERMISSION = re.compile(r"(?<![\w:])[A-Za-z]{2,40}:[A-Za-z]{2,60}:[A-Za-z]{2,40}(?![\w:])")
 _EXPIRED_MEDIA = frozenset({401, 403, 404, 410})
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,6 +50,23 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class NotFound(Refused):
     """The platform does not know what was asked for (404)."""
+
+
+class MissingPermission(Refused):
+    """The client lacks permissions (403 `missing.permissions`). permissions: their names, if the platform says them."""
+
+    def __init__(self, message: str, permissions: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.permissions = permissions
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer. body: parsed JSON, None if empty. retry_after_s: when to ask again, if it says."""
+
+    status: int
+    body: Any = field(repr=False)
+    retry_after_s: float | None = None
 
 
 class _Token(BaseModel):
@@ -80,6 +105,30 @@ class WholeAnswers(httpx.HTTPTransport):
             (key, value) for key, value in answer.headers.multi_items() if key in ("content-type", "retry-after")
         ]
         return httpx.Response(answer.status_code, headers=headers, content=bytes(body))
+
+
+class _Paced(WholeAnswers):
+    """Takes each request to `host`, repeats included, from the budget; a Retry-After holds all who share it."""
+
+    def __init__(self, budget: Budget | None, host: str) -> None:
+        super().__init__(verify=httpx.create_ssl_context(), http2=True)
+        self._budget, self._host = budget, host
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if self._budget is None or request.url.host != self._host:
+            return super().handle_request(request)
+        self._budget.take()
+        answer = super().handle_request(request)
+        if answer.status_code == 429 and (wait_s := _retry_after_s(answer)):
+            self._budget.hold(wait_s)
+            if wait_s > PATIENCE_S:
+                wait_s = min(wait_s, LONGEST_WAIT_S)
+                raise PlatformHeld(f"{_asked(request)}: 429, to be asked again in {wait_s:.0f} s", wait_s)
+        return answer
+
+
+class _HostFails(Exception):
+    """A 5xx after all tries: counts against the host."""
 
 
 class HttpMediaStream:
@@ -125,16 +174,30 @@ class HttpMediaStream:
 class Transport:
     """One platform's HTTP: bearer token on the API, none on the media host. Safe to use from several threads.
 
-    backoff_s: base of the exponential backoff between tries, in seconds.
-    Raises: Unavailable, Refused, TransferBroken; their text has method, path, status and the platform's contextId
-    (for media the host only: a media path can name a customer), never a query, header, body or token.
+    login_url: where `/oauth/token` is; default: the API's host, with `login.` for a leading `api.` (Genesys Cloud).
+    media_hosts: hosts that media may come from besides the API's own, as in `AddressRules`.
+    budget: shared pacing of the API's requests. breakers: gives the circuit breaker of a name, `platform:<host>` or
+    `media:<host>`; it opens on hosts that give no answer or 5xx after all tries. refused: called with the reason of
+    each URL refused. backoff_s: base of the exponential backoff between tries, in seconds.
+    Raises: Unavailable, PlatformHeld, Refused, TransferBroken; their text has method, path, status and the platform's
+    contextId (for media the host only: a media path can name a customer), never a query, header, body or token.
     """
 
-    def __init__(self, base_url: str, client_id: str, client_secret: str, *, backoff_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        client_id: str,
+        client_secret: str,
+        *,
+        login_url: str | None = None,
+        media_hosts: Collection[str] = (),
+        budget: Budget | None = None,
+        breakers: "Callable[[str], pybreaker.CircuitBreaker] | None" = None,
+        refused: Callable[[str], None] | None = None,
+        backoff_s: float = 0.25,
+    ) -> None:
         self._base = _http_url(base_url, "platform URL (COMPLIANCE_PLATFORM_URL)")
-        # httpx logs whole URLs at INFO, httpcore headers at DEBUG: a signed media URL or a token must not get there.
-        for name in ("httpx", "httpx_retries", "httpcore"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        self._login = _http_url(login_url, "login URL (COMPLIANCE_LOGIN_URL)") if login_url else _login_of(self._base)
         self._retry = Retry(
             total=TRIES - 1,
             allowed_methods=("GET", "PUT", "PATCH", "POST"),
@@ -146,19 +209,29 @@ class Transport:
         )
         # A creating POST is repeated only where the platform can't have acted on it.
         self._retry_create = self._retry.copy_with(status_forcelist=(429,), retry_on_exceptions=_NEVER_SENT)
-        trusted = httpx.create_ssl_context()
         self._basic = httpx.BasicAuth(client_id, client_secret)
         self._api = httpx.Client(
             base_url=self._base,
-            transport=RetryTransport(WholeAnswers(verify=trusted), self._retry),
+            transport=RetryTransport(_Paced(budget, self._base.host), self._retry),
             timeout=TIMEOUT,
             headers={"Accept": "application/json"},
+            trust_env=False,
+        )
+        # Media are never asked in plain text by a platform that is not.
+        self._rules = AddressRules(
+            {self._base.raw_host.decode("ascii"), *media_hosts},
+            {"https", self._base.scheme},
+            "COMPLIANCE_MEDIA_HOSTS",
+            refused,
         )
         self._media = httpx.Client(
-            transport=RetryTransport(httpx.HTTPTransport(verify=trusted), self._retry),
+            transport=RetryTransport(CheckedTransport(self._rules), self._retry),
             timeout=TIMEOUT,
             headers={"Accept-Encoding": "identity"},
+            trust_env=False,
         )
+        self._breakers = breakers
+        self._own = threading.local()
         self._token: _HeldToken | None = None
         self._token_lock = threading.Lock()
 
@@ -170,45 +243,62 @@ class Transport:
         params: Mapping[str, str] | None = None,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
+        repeatable: bool | None = None,
     ) -> Any:
-        """Send one API request; returns the parsed JSON answer, None for an empty one.
+        """Send one API request; returns the parsed JSON answer, None for an empty one. See `ask`."""
+        return self.ask(method, path, params=params, json=json, headers=headers, repeatable=repeatable).body
 
-        GET, PUT and PATCH are repeated on 429, 5xx and broken connections. A POST is repeated only when it was not
-        accepted (429, no connection); when its answer is lost, Unavailable says that its effect is unknown.
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool | None = None,
+    ) -> Answer:
+        """Send one API request; returns its 2xx answer.
+
+        GET, PUT and PATCH are repeated on 429, 5xx and broken connections, and so is a POST that is `repeatable`
+        because it only asks. Another POST is repeated only when it was not accepted (429, no connection); when its
+        answer is lost, Unavailable says that its effect is unknown.
         """
+        if not path.startswith("/"):
+            raise Refused(f"{method}: not a path of the platform's API, so it gets no token")
+        creates = method == "POST" if repeatable is None else not repeatable
         token = self._bearer()
-        response = self._send(method, path, token, params, json, headers)
+        response = self._send(method, path, token, params, json, headers, creates)
         if response.status_code == 401:
             token = self._bearer(rejected=token)
-            response = self._send(method, path, token, params, json, headers)
+            response = self._send(method, path, token, params, json, headers, creates)
         if response.status_code == 401:
             raise Refused(
                 f"{_said(method, path, response)}: a new token was refused too; check the client's permissions"
             )
-        _raise_for_status(method, path, response)
-        return _json(method, path, response)
+        _raise_for_status(method, path, response, creates=creates)
+        return Answer(response.status_code, _json(method, path, response), _retry_after_s(response))
 
     @contextmanager
     def open_media(self, url: str) -> Iterator[HttpMediaStream]:
         """Open a media URL for streaming, without the bearer token.
 
-        Raises: Unavailable when the URL expired or the host fails (locate the recording again), Refused for a
-        redirect, another scheme than http(s), or more than 2 GiB.
+        Raises: Unavailable when the URL expired or the host fails (locate the recording again), Refused for a URL
+        that the media's rules don't allow, a redirect, or more than 2 GiB.
         """
-        target = _http_url(url, "media URL")
-        host = target.netloc.decode("ascii", "replace")
+        host, response = self._send_media("GET", url, {}, None)
         try:
-            response = self._media.send(self._media.build_request("GET", target), stream=True)
-        except httpx.TransportError as error:
-            raise Unavailable(f"media host {host}: {type(error).__name__} after {TRIES} tries") from None
-        try:
-            _raise_for_media_status(host, response.status_code)
             stream = HttpMediaStream(response)
             if (stream.content_length or 0) > MEDIA_LIMIT_BYTES:
                 raise _too_large(host)
             yield stream
         finally:
             response.close()
+
+    def upload(self, url: str, headers: Mapping[str, str], content: bytes) -> None:
+        """PUT `content` to a URL that the platform signed for it, without the bearer token. Raises as `open_media`."""
+        _, response = self._send_media("PUT", url, headers, content)
+        response.close()
 
     def close(self) -> None:
         self._api.close()
@@ -222,9 +312,9 @@ class Transport:
         params: Mapping[str, str] | None,
         json: Any,
         headers: Mapping[str, str] | None,
+        creates: bool,
     ) -> httpx.Response:
-        creates = method == "POST"
-        try:
+        def send() -> httpx.Response:
             return self._api.request(
                 method,
                 path,
@@ -233,9 +323,73 @@ class Transport:
                 headers={**(headers or {}), "Authorization": f"Bearer {token}"},
                 extensions={"retry": self._retry_create if creates else self._retry},
             )
+
+        try:
+            return self._guarded("platform", self._base, f"{method} {path}", send)
         except httpx.HTTPError as error:
             effect = _effect(creates and not isinstance(error, _NEVER_SENT))
             raise Unavailable(f"{method} {path}: {type(error).__name__}{effect}") from None
+
+    def _send_media(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[str, httpx.Response]:
+        """The host, as errors name it, and its 2xx answer, open."""
+        host = _netloc(url)
+        try:
+            target = self._rules.check(url)
+            request = self._media.build_request(method, target, headers=headers, content=content)
+            response = self._guarded(
+                "media", target, f"media host {host}", lambda: self._media.send(request, stream=True)
+            )
+        except Refused as error:
+            raise Refused(f"media URL on {host}: {error}") from None
+        except httpx.TransportError as error:
+            raise Unavailable(f"media host {host}: {type(error).__name__} after {TRIES} tries") from None
+        try:
+            if 300 <= response.status_code < 400:
+                message = f"media host {host}: {response.status_code}, a redirect, which is not followed"
+                raise self._rules.refuse("redirect", target.host, message)
+            _raise_for_media_status(host, response.status_code)
+        except PlatformError:
+            response.close()
+            raise
+        return host, response
+
+    def _guarded(self, kind: str, url: httpx.URL, asked: str, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """What `send` gives or raises, noted by the breaker of the URL's host. Raises PlatformHeld while it is open."""
+        if self._breakers is None:
+            return send()
+        from pybreaker import CircuitBreakerError
+
+        from compliance_pipeline.breaker import held_until
+
+        met: httpx.Response | httpx.HTTPError | None = None
+
+        def attempt() -> None:
+            nonlocal met
+            try:
+                met = send()
+            except httpx.HTTPError as error:
+                met = error
+                raise
+            if met.status_code >= 500:
+                raise _HostFails
+
+        # A breaker lets one call through at a time: each thread has its own.
+        held: dict[str, pybreaker.CircuitBreaker] = self._own.__dict__.setdefault("breakers", {})
+        name = f"{kind}:{url.host}"[:128]
+        if (breaker := held.get(name)) is None:
+            breaker = held[name] = self._breakers(name)
+            breaker.add_excluded_exception(PlatformError)
+        with suppress(CircuitBreakerError, _HostFails, httpx.HTTPError):
+            breaker.call(attempt)
+        if met is None:
+            now = datetime.now(UTC)
+            for_s = max(((held_until(breaker, now) or now) - now).total_seconds(), 1.0)
+            raise PlatformHeld(f"{asked}: not asked, {url.host} has failed; asked again in {for_s:.0f} s", for_s)
+        if isinstance(met, httpx.HTTPError):
+            raise met
+        return met
 
     def _bearer(self, rejected: str | None = None) -> str:
         """The token in use, fetched if there is none, it is about to expire, or it is the `rejected` one."""
@@ -249,14 +403,18 @@ class Transport:
         """OAuth2 client credentials (RFC 6749, 4.4). Asking twice is harmless, so it is retried like a GET."""
         path = "/oauth/token"
         asked_at = time.monotonic()
+        form = {"grant_type": "client_credentials"}
+        url = self._login.copy_with(path=self._login.path.rstrip("/") + path)
         try:
-            response = self._api.post(path, data={"grant_type": "client_credentials"}, auth=self._basic)
+            response = self._guarded(
+                "platform", url, f"POST {path}", lambda: self._api.post(url, data=form, auth=self._basic)
+            )
         except httpx.HTTPError as error:
             raise Unavailable(f"POST {path}: {type(error).__name__}; no token") from None
         if 400 <= response.status_code < 500 and response.status_code not in _PASSING:
             raise Refused(
                 f"{_said('POST', path, response)}: no token; "
-                "check COMPLIANCE_PLATFORM_URL, COMPLIANCE_CLIENT_ID and COMPLIANCE_CLIENT_SECRET"
+                "check COMPLIANCE_PLATFORM_URL, COMPLIANCE_LOGIN_URL, COMPLIANCE_CLIENT_ID and COMPLIANCE_CLIENT_SECRET"
             )
         _raise_for_status("POST", path, response, creates=False)
         token = parse(_Token, _json("POST", path, response), f"POST {path}")
@@ -282,7 +440,7 @@ def _json(method: str, path: str, response: httpx.Response) -> Any:
         raise Unavailable(f"{_said(method, path, response)}: the answer is not JSON") from None
 
 
-def _raise_for_status(method: str, path: str, response: httpx.Response, *, creates: bool | None = None) -> None:
+def _raise_for_status(method: str, path: str, response: httpx.Response, *, creates: bool) -> None:
     status = response.status_code
     said = _said(method, path, response)
     if 200 <= status < 300:
@@ -291,21 +449,28 @@ def _raise_for_status(method: str, path: str, response: httpx.Response, *, creat
         raise Refused(f"{said}: a redirect, which is not followed; check COMPLIANCE_PLATFORM_URL")
     if status == 404:
         raise NotFound(f"{said}: not found")
+    if status == 429:
+        wait_s = _retry_after_s(response) or PATIENCE_S
+        raise PlatformHeld(f"{said}: the budget of requests is spent", min(wait_s, LONGEST_WAIT_S))
     if status in _PASSING or status >= 500:
-        uncertain = (method == "POST" if creates is None else creates) and status != 429
-        raise Unavailable(f"{said}{_effect(uncertain)}")
+        raise Unavailable(f"{said}{_effect(creates)}")
+    if status == 413:
+        raise Refused(f"{said}: the platform takes no request as large as this")
+    if status == 403 and (permissions := _missing_permissions(response)) is not None:
+        named = ", ".join(permissions) or "the platform does not say which"
+        raise MissingPermission(
+            f"{said}: the client lacks a permission ({named}); grant it, then try again", permissions
+        )
     if status == 403:
         raise Refused(f"{said}: the client lacks a permission; grant it, then try again")
     raise Refused(said)
 
 
 def _raise_for_media_status(host: str, status: int) -> None:
-    if status == 200:
+    if 200 <= status < 300:
         return
     if status in _EXPIRED_MEDIA:
         raise Unavailable(f"media host {host}: {status}; the URL has expired or is not served yet, ask for a new URL")
-    if 300 <= status < 400:
-        raise Refused(f"media host {host}: {status}, a redirect, which is not followed")
     if 400 <= status < 500 and status not in _PASSING:
         raise Refused(f"media host {host}: {status}")
     raise Unavailable(f"media host {host}: {status} after {TRIES} tries")
@@ -337,6 +502,43 @@ def _context_id(response: httpx.Response) -> str | None:
         return None
 
 
+def _missing_permissions(response: httpx.Response) -> tuple[str, ...] | None:
+    """The permissions that a 403 `missing.permissions` names; None for another 403. Nothing else is let through."""
+    try:
+        body = response.json()
+        if not isinstance(body, dict) or body.get("code") not in _MISSING_PERMISSIONS:
+            return None
+    except ValueError:
+        return None
+    said = [body.get("message"), body.get("messageWithParams")]
+    if isinstance(params := body.get("messageParams"), dict):
+        said += params.values()
+    return tuple(dict.fromkeys(name for text in said if isinstance(text, str) for name in _PERMISSION.findall(text)))
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """Retry-After (RFC 9110, 10.2.3) in seconds, at most a day; None where there is none or it makes no sense."""
+    said = response.headers.get("retry-after", "").strip()
+    if (seconds := _length(said)) is not None:
+        return min(float(seconds), 86_400.0)
+    at = _http_date(said)
+    return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), 86_400.0) if at else None
+
+
+def _login_of(base: httpx.URL) -> httpx.URL:
+    """Genesys Cloud signs in at https://login.{region}, its API is at https://api.{region}."""
+    return base.copy_with(host=f"login.{base.host[4:]}") if base.host.startswith("api.") else base
+
+
+def _netloc(url: str) -> str:
+    """Host and port, as far as it is a URL."""
+    try:
+        target = httpx.URL(url)
+        return target.netloc.decode("ascii", "replace") or "?"
+    except (httpx.InvalidURL, TypeError):
+        return "?"
+
+
 def _http_url(text: str, what: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
@@ -348,7 +550,7 @@ def _http_url(text: str, what: str) -> httpx.URL:
 
 
 def _length(value: str | None) -> int | None:
-    return int(value) if value and value.isascii() and value.isdigit() else None
+    return int(value) if value and value.isascii() and value.isdigit() and len(value) < 16 else None
 
 
 def _http_date(value: str | None) -> datetime | None:

@@ -5,7 +5,6 @@ The wire is `contracts.engine`; finding and judging is the engine's and the poli
 
 import asyncio
 import logging
-import socket
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -51,6 +49,7 @@ from compliance_pipeline.contracts.engine import (
 from compliance_pipeline.contracts.policy import PolicyPack
 from compliance_pipeline.contracts.verdict import Verdict
 from compliance_pipeline.media.clips import MemoryMedia
+from compliance_pipeline.platforms.addresses import AddressRules, CheckedTransport
 from compliance_pipeline.platforms.port import PlatformError, Refused, Unavailable
 from compliance_pipeline.platforms.transport import HttpMediaStream
 from compliance_pipeline.screening.engine import (
@@ -83,8 +82,6 @@ TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 _EXPIRED = frozenset({401, 403, 404, 410})
 _WORTH_ANOTHER_TRY = frozenset({408, 425, 429})
-_UNICAST = IPv6Network("2000::/3")
-_NOT_PUBLIC = "its host is not public: name it in the engine's list of hosts, if it is meant"
 _log = logging.getLogger(__name__)
 
 
@@ -98,16 +95,12 @@ def _judged(request: ScreeningRequest, screening: Screening, policy: PolicyPack)
 class Outbound:
     """HTTP to the addresses that callers name: media and callbacks. Follows no redirect and no proxy setting.
 
-    hosts: the only hosts that may be asked, wherever they are; if empty, any host with a public address, none of this
-    machine or its network. The address that was checked is the one that is connected to (DNS may change its mind).
-    Raises the port's errors; their text has nothing of the address.
+    hosts: the only hosts that may be asked (`AddressRules`); if empty, any host with a public address, none of this
+    machine or its network. Raises the port's errors; their text has nothing of the address.
     """
 
     def __init__(self, hosts: Collection[str] = ()) -> None:
-        # httpx logs whole URLs at INFO, httpcore headers at DEBUG: a signed media URL must not get there.
-        for name in ("httpx", "httpx_retries", "httpcore"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._rules = AddressRules(hosts, ("http", "https"), "COMPLIANCE_ENGINE_HOSTS")
         retry = Retry(
             total=TRANSFER_TRIES - 1,
             allowed_methods=("GET",),
@@ -117,7 +110,7 @@ class Outbound:
             total_timeout=10.0,
         )
         self._client = httpx.Client(
-            transport=RetryTransport(httpx.HTTPTransport(verify=httpx.create_ssl_context()), retry),
+            transport=RetryTransport(CheckedTransport(self._rules), retry),
             timeout=TIMEOUT,
             headers={"Accept-Encoding": "identity"},
             trust_env=False,
@@ -125,14 +118,7 @@ class Outbound:
 
     def check(self, url: str) -> None:
         """Raise Refused for an address that may not be asked, as far as its text says so."""
-        try:
-            host = httpx.URL(url).host.lower()
-        except (httpx.InvalidURL, UnicodeError):
-            raise Refused("is not an address") from None
-        if self._hosts and host not in self._hosts:
-            raise Refused("its host is not among those that this engine may ask")
-        if not self._hosts and (host == "localhost" or _is_local(_literal(host))):
-            raise Refused(_NOT_PUBLIC)
+        self._rules.check(url)
 
     @contextmanager
     def open_media(self, url: str) -> "Iterator[HttpMediaStream]":
@@ -141,8 +127,11 @@ class Outbound:
             status = response.status_code
             if status in _EXPIRED:
                 raise Unavailable(f"the media host answered {status}: the URL has expired, ask again with a new one")
-            if 300 <= status < 500 and status not in _WORTH_ANOTHER_TRY:
-                raise Refused(f"the media host answered {status}; redirects are not followed")
+            if 300 <= status < 400:
+                message = f"the media host answered {status}, a redirect, which is not followed"
+                raise self._rules.refuse("redirect", response.url.host, message)
+            if 400 <= status < 500 and status not in _WORTH_ANOTHER_TRY:
+                raise Refused(f"the media host answered {status}")
             if status != 200:
                 raise Unavailable(f"the media host answered {status}")
             yield HttpMediaStream(response)
@@ -159,49 +148,11 @@ class Outbound:
         self._client.close()
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> httpx.Response:
-        target = httpx.URL(url)
-        self.check(url)
-        name = target.raw_host.decode("ascii")
-        request = self._client.build_request(
-            method,
-            target.copy_with(host=self._address(target)),
-            headers=headers | {"Host": target.netloc.decode("ascii")},
-            content=body,
-            extensions={"sni_hostname": name},
-        )
+        request = self._client.build_request(method, self._rules.check(url), headers=headers, content=body)
         try:
             return self._client.send(request, stream=True)
         except httpx.TransportError as error:
             raise Unavailable(f"no answer from the host ({type(error).__name__})") from None
-
-    def _address(self, target: httpx.URL) -> str:
-        port = target.port or {"http": 80, "https": 443}[target.scheme]
-        try:
-            found = [str(info[4][0]) for info in socket.getaddrinfo(target.host, port, type=socket.SOCK_STREAM)]
-        except (OSError, UnicodeError):
-            raise Unavailable("the host has no address") from None
-        if not self._hosts and any(_is_local(_literal(address)) for address in found):
-            raise Refused(
-                f"the host {target.host} is not public: name it in the engine's list of hosts, if it is meant"
-            )
-        return found[0]
-
-
-def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-
-
-def _is_local(address: IPv4Address | IPv6Address | None) -> bool:
-    """Whether an address is anything but public, or leads to another one in a way that we can't check."""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped:
-            return _is_local(address.ipv4_mapped)
-        if address not in _UNICAST or address.sixtofour or address.teredo:
-            return True
-    return address is not None and (not address.is_global or address.is_multicast)
 
 
 @dataclass(frozen=True, slots=True)

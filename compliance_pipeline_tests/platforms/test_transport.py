@@ -1,19 +1,29 @@
+import json
 import logging
 import socket
+import ssl
+import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any, TypeVar
 
+import pybreaker
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from compliance_pipeline.breaker import circuit_breaker
+from compliance_pipeline.database import connect
 from compliance_pipeline.platforms import transport as module
-from compliance_pipeline.platforms.port import PlatformError, Refused, TransferBroken, Unavailable
-from compliance_pipeline.platforms.transport import NotFound, Transport, parse
+from compliance_pipeline.platforms.port import PlatformError, PlatformHeld, Refused, TransferBroken, Unavailable
+from compliance_pipeline.platforms.transport import Answer, MissingPermission, NotFound, Transport, parse
 from compliance_pipeline_tests.platforms.loopback import CLIENT, CONTEXT_ID, GuideServer, Reply, Server, no, ok
 
 PATH = "/api/v2/recordings/rec-1"
@@ -27,6 +37,15 @@ def told(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error)) + repr(error) + str(error)
     # The source lines that a traceback quotes are ours, not data.
     return "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+
+
+Host = TypeVar("Host", bound=Server)
+
+
+@contextmanager
+def running(host: Host) -> Iterator[Host]:
+    yield host
+    host.stop()
 
 
 @pytest.fixture
@@ -230,6 +249,375 @@ def test_an_answer_that_is_not_json_is_unavailable(server: GuideServer, transpor
 def test_an_empty_answer_is_none(server: GuideServer, transport: Transport) -> None:
     server.plan("GET", PATH, Reply(202))
     assert transport.request("GET", PATH) is None
+
+
+def test_a_request_that_names_another_host_gets_no_token(transport: Transport, media_host: Server) -> None:
+    with pytest.raises(Refused, match="no token"):
+        transport.request("GET", f"{media_host.url}/next-page")
+    assert media_host.asked == []
+
+
+def test_a_post_that_only_asks_is_repeated_like_a_get(server: GuideServer, transport: Transport) -> None:
+    server.plan("POST", "/query", Reply(drop=True), no(503), ok({"results": []}))
+    assert transport.request("POST", "/query", json={}, repeatable=True) == {"results": []}
+    server.plan("POST", "/query", *[no(503)] * 5)
+    with pytest.raises(Unavailable) as caught:
+        transport.request("POST", "/query", json={}, repeatable=True)
+    assert "effect" not in str(caught.value)
+
+
+def test_an_answer_has_status_body_and_when_to_ask_again(server: GuideServer, transport: Transport) -> None:
+    at = (datetime.now(UTC) + timedelta(seconds=60)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    server.plan(
+        "GET",
+        PATH,
+        Reply(202, headers={"Retry-After": "3"}),
+        Reply(202, headers={"Retry-After": at}),
+        Reply(202, b"[]", headers={"Retry-After": "soon"}),
+        Reply(202, headers={"Retry-After": "9" * 15}),
+        Reply(202, headers={"Retry-After": "9" * 5000}),
+        ok({"id": "4111111111111111"}),
+    )
+    assert transport.ask("GET", PATH) == Answer(202, None, 3.0)
+    later = transport.ask("GET", PATH).retry_after_s
+    assert later is not None
+    assert 50 < later <= 60
+    assert transport.ask("GET", PATH) == Answer(202, [], None)
+    assert transport.ask("GET", PATH) == Answer(202, None, 86_400.0)
+    assert transport.ask("GET", PATH) == Answer(202, None, None)
+    answer = transport.ask("GET", PATH)
+    assert (answer.status, answer.body) == (200, {"id": "4111111111111111"})
+    assert "4111" not in repr(answer)
+
+
+def test_a_lasting_429_is_no_fault_of_the_recording(server: GuideServer, transport: Transport) -> None:
+    server.plan("GET", PATH, *[no(429)] * 5)
+    with pytest.raises(PlatformHeld, match="429") as held:
+        transport.request("GET", PATH)
+    assert held.value.for_s > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "permissions"),
+    [
+        (
+            {
+                "code": "missing.permissions",
+                "message": "Unable to perform the requested action. You are missing the following permission(s): "
+                "recording:recording:view, recording:recordingSegment:view.",
+            },
+            ("recording:recording:view", "recording:recordingSegment:view"),
+        ),
+        (
+            {
+                "code": "missing.any.permissions",
+                "message": "one of {permissions}",
+                "messageParams": {"permissions": "[workitems:workitem:add]", "n": 1},
+            },
+            ("workitems:workitem:add",),
+        ),
+        ({"code": "missing.permissions", "message": "4111:1111:1111 a:b:c one:two:three:four x@y:z:w canary"}, ()),
+        ({"code": "missing.permissions"}, ()),
+    ],
+)
+def test_a_missing_permission_is_named_and_nothing_else_is(
+    server: GuideServer, transport: Transport, body: dict[str, Any], permissions: tuple[str, ...]
+) -> None:
+    server.plan("GET", PATH, ok(body, 403))
+    with pytest.raises(MissingPermission, match="grant it") as caught:
+        transport.request("GET", PATH)
+    assert caught.value.permissions == permissions
+    assert all(name in str(caught.value) for name in permissions)
+    assert not [word for word in ("4111", "canary", "three", "Unable") if word in told(caught.value)]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"no", b'{"code": "other"}', b'{"code": ["missing.permissions"]}'])
+def test_another_403_names_no_permission(server: GuideServer, transport: Transport, body: bytes) -> None:
+    server.plan("GET", PATH, Reply(403, body))
+    with pytest.raises(Refused) as caught:
+        transport.request("GET", PATH)
+    assert not isinstance(caught.value, MissingPermission)
+
+
+def test_the_token_comes_from_the_login_host(server: GuideServer, recording: dict[str, object]) -> None:
+    with running(Server()) as api_host:
+        transport = Transport(api_host.url, *CLIENT, login_url=server.url + "/", backoff_s=0.001)
+        api_host.plan("GET", PATH, ok(recording))
+        assert transport.request("GET", PATH) == recording
+        transport.close()
+        assert [asked.path for asked in server.asked] == ["/oauth/token"]
+        assert api_host.asked[0].headers["authorization"] == f"Bearer {server.tokens[-1]}"
+
+
+@pytest.mark.parametrize(
+    ("api", "login"),
+    [
+        ("https://api.mypurecloud.com", "https://login.mypurecloud.com"),
+        ("https://api.usw2.pure.cloud:8443", "https://login.usw2.pure.cloud:8443"),
+        ("https://platform.example.com/base", "https://platform.example.com/base"),
+    ],
+)
+def test_genesys_cloud_signs_in_on_its_login_host(api: str, login: str) -> None:
+    with closing(Transport(api, *CLIENT)) as transport:
+        assert str(transport._login) == login
+
+
+def test_an_invalid_client_is_refused_at_once(server: GuideServer, transport: Transport) -> None:
+    server.plan("POST", "/oauth/token", ok({"error": "invalid_client"}, 400))
+    with pytest.raises(Refused, match="COMPLIANCE_CLIENT_ID"):
+        transport.request("GET", PATH)
+    assert len(server.asked) == 1
+
+
+class Counted(Server):
+    """Counts its connections."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        super().__init__()
+        accept = self._http.get_request
+
+        def counting() -> Any:
+            self.connections += 1
+            return accept()
+
+        self._http.get_request = counting  # type: ignore[method-assign]
+
+    def answer(self, asked: object) -> Reply:
+        return ok({"access_token": "t"})
+
+
+def test_twenty_requests_share_one_connection_and_so_do_twenty_media() -> None:
+    with running(Counted()) as host, closing(Transport(host.url, *CLIENT)) as transport:
+        for _ in range(20):
+            transport.request("GET", PATH)
+        assert host.connections == 1
+        for _ in range(20):
+            with transport.open_media(f"{host.url}/m") as stream:
+                list(stream)
+        assert host.connections == 2
+
+
+# --- HTTP/2
+
+
+@pytest.fixture
+def h2_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[tuple[str, str, int]]]]:
+    """A server on loopback that speaks HTTP/2 over TLS only; what it was asked: method, path, number of connection."""
+    certificate = tmp_path / "server.pem"
+    certificate.write_bytes(self_signed("localhost"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2"])
+    listening = socket.create_server(("127.0.0.1", 0))
+    asked: list[tuple[str, str, int]] = []
+
+    def accept() -> None:
+        for number in range(100):
+            try:
+                plain, _ = listening.accept()
+                speaks = context.wrap_socket(plain, server_side=True)
+            except OSError:
+                return
+            threading.Thread(target=speak_h2, args=(speaks, number, asked), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"https://localhost:{listening.getsockname()[1]}", asked
+    listening.close()
+
+
+def self_signed(host: str) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    names = [x509.DNSName(host), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private + certificate.public_bytes(pem)
+
+
+def speak_h2(sock: ssl.SSLSocket, number: int, asked: list[tuple[str, str, int]]) -> None:
+    from h2.config import H2Configuration
+    from h2.connection import H2Connection
+    from h2.events import RequestReceived
+
+    spoken = H2Connection(H2Configuration(client_side=False))
+    spoken.initiate_connection()
+    sock.sendall(spoken.data_to_send())
+    body = json.dumps({"access_token": "token-canary"}).encode()
+    while data := sock.recv(65536):
+        for event in spoken.receive_data(data):
+            if isinstance(event, RequestReceived):
+                headers = dict(event.headers or ())
+                asked.append((headers[b":method"].decode(), headers[b":path"].decode(), number))
+                spoken.send_headers(event.stream_id, [(":status", "200"), ("content-length", str(len(body)))])
+                spoken.send_data(event.stream_id, body, end_stream=True)
+        sock.sendall(spoken.data_to_send())
+
+
+def test_http2_is_spoken_where_it_is_offered_on_one_connection_for_eight_threads(
+    h2_server: tuple[str, list[tuple[str, str, int]]],
+) -> None:
+    url, asked = h2_server
+    with closing(Transport(url, *CLIENT)) as transport, ThreadPoolExecutor(8) as pool:
+        assert transport.request("GET", PATH) == {"access_token": "token-canary"}
+        answers = list(pool.map(lambda _: transport.request("GET", PATH), range(40)))
+    assert answers == [{"access_token": "token-canary"}] * 40
+    assert asked.count(("GET", PATH, 0)) == 41
+    assert {number for _, _, number in asked} == {0}
+
+
+# --- circuit breakers
+
+
+Breakers = Callable[[str], pybreaker.CircuitBreaker]
+
+
+@pytest.fixture
+def breakers(tmp_path: Path) -> Iterator[Breakers]:
+    engine = connect(f"sqlite:///{tmp_path / 'operational.db'}")
+    yield lambda name: circuit_breaker(engine, name, fail_max=3, reset_timeout=0.5)
+    engine.dispose()
+
+
+def test_traffic_to_a_failing_host_drops_to_the_probes_and_recovers(
+    server: GuideServer, breakers: Breakers, recording: dict[str, object]
+) -> None:
+    one, other = (Transport(server.url, *CLIENT, breakers=breakers, backoff_s=0.001) for _ in range(2))
+    one.request("GET", PATH)
+    other.request("GET", PATH)
+    server.recordings["rec-1"] = recording
+    server.plan("GET", PATH, *[no(503)] * 20)
+    for transport in (one, other, one):
+        with pytest.raises(Unavailable, match="503"):
+            transport.request("GET", PATH)
+    tried = len(server.asked)
+    for transport in (one, other) * 5:
+        with pytest.raises(PlatformHeld, match="not asked") as held:
+            transport.request("GET", PATH)
+        assert 0 < held.value.for_s <= 1
+    assert len(server.asked) == tried
+    time.sleep(0.5)
+    with pytest.raises(Unavailable, match="503"):
+        other.request("GET", PATH)
+    assert len(server.asked) == tried + module.TRIES, "one probe"
+    with pytest.raises(PlatformHeld):
+        one.request("GET", PATH)
+    time.sleep(0.5)
+    assert one.request("GET", PATH) == recording
+    assert other.request("GET", PATH) == recording
+    one.close()
+    other.close()
+
+
+def test_only_what_the_host_fails_at_counts_against_it(
+    server: GuideServer, breakers: Breakers, recording: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = Transport(server.url, *CLIENT, breakers=breakers, backoff_s=0.001)
+    transport.request("GET", PATH)
+    for reply in [no(400), no(404), no(403), no(409), no(302), *[no(429)] * 5]:
+        server.plan("GET", PATH, reply)
+    for _ in range(6):
+        with pytest.raises(PlatformError):
+            transport.request("GET", PATH)
+    server.plan("GET", "/m", no(403), no(410), no(404), *[Reply(200, b"x" * 9, cut=3)] * 5)
+    for _ in range(8):
+        with pytest.raises(Unavailable) as caught, transport.open_media(f"{server.url}/m") as stream:
+            list(stream)
+        assert not isinstance(caught.value, PlatformHeld)
+    monkeypatch.setattr(module, "JSON_LIMIT_BYTES", 10)
+    for _ in range(4):
+        with pytest.raises(Refused, match="larger"):
+            transport.request("GET", PATH)
+    monkeypatch.undo()
+    assert breakers("platform:127.0.0.1").fail_counter == 0
+    assert breakers("media:127.0.0.1").fail_counter == 0
+    assert transport.request("GET", PATH) == recording
+    transport.close()
+
+
+def test_a_failing_media_host_is_held_apart_from_the_api(
+    server: GuideServer, media_host: Server, breakers: Breakers, recording: dict[str, object]
+) -> None:
+    transport = Transport(server.url, *CLIENT, breakers=breakers, backoff_s=0.001)
+    media_host.plan("GET", "/m", *[no(503)] * 15)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="503"), transport.open_media(f"{media_host.url}/m"):
+            pass
+    with pytest.raises(PlatformHeld, match="not asked"), transport.open_media(f"{media_host.url}/m"):
+        pass
+    assert len(media_host.asked) == 15
+    assert transport.request("GET", PATH) == recording
+    transport.close()
+
+
+def test_a_post_that_trips_the_breaker_still_says_that_its_effect_is_unknown(
+    server: GuideServer, breakers: Breakers
+) -> None:
+    transport = Transport(server.url, *CLIENT, breakers=breakers, backoff_s=0.001)
+    server.plan("POST", RECORDS, no(500), Reply(drop=True), no(500))
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="effect is unknown"):
+            transport.request("POST", RECORDS, json=BODY)
+    with pytest.raises(PlatformHeld) as held:
+        transport.request("POST", RECORDS, json=BODY)
+    assert "effect" not in str(held.value)
+    transport.close()
+
+
+def test_eight_threads_are_not_let_through_one_by_one_by_the_breaker(server: GuideServer, breakers: Breakers) -> None:
+    transport = Transport(server.url, *CLIENT, breakers=breakers, backoff_s=0.001)
+    together = threading.Barrier(8, timeout=5)
+
+    def meet(_asked: object) -> Reply:
+        together.wait()
+        return ok({})
+
+    server.plan("GET", PATH, *[meet] * 8)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: transport.request("GET", PATH), range(8))) == [{}] * 8
+    transport.close()
+
+
+# --- uploads
+
+
+def test_an_upload_is_put_without_the_token_and_again_when_it_is_lost(
+    server: GuideServer, transport: Transport, media_host: Server, recording: dict[str, object]
+) -> None:
+    transport.request("GET", PATH)
+    media_host.plan("PUT", "/flow", Reply(drop=True), no(503), Reply(200))
+    transport.upload(f"{media_host.url}/flow?signature=canary", {"Content-Type": "application/yaml"}, b"flow: 1")
+    assert [asked.body for asked in media_host.asked] == [b"flow: 1"] * 3
+    assert "authorization" not in media_host.asked[-1].headers
+    assert media_host.asked[-1].headers["content-type"] == "application/yaml"
+
+
+@pytest.mark.parametrize(("status", "error"), [(403, Unavailable), (400, Refused), (302, Refused), (500, Unavailable)])
+def test_a_failed_upload_says_so_without_its_url(
+    transport: Transport, media_host: Server, status: int, error: type[PlatformError]
+) -> None:
+    media_host.plan("PUT", "/canary", *[no(status)] * 5)
+    with pytest.raises(error, match=str(status)) as caught:
+        transport.upload(f"{media_host.url}/canary?signature=canary", {}, b"canary")
+    assert not [secret for secret in SENSITIVE if secret in told(caught.value)]
 
 
 # --- media

@@ -1,0 +1,157 @@
+"""Which addresses that others name (media, callbacks) may be asked: scheme, host, and where the host really is.
+
+What is asked there, and what an answer means, belongs to the callers.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Collection, Iterable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+import httpcore
+import httpx
+
+from compliance_pipeline.platforms.port import Refused
+
+_UNICAST = IPv6Network("2000::/3")
+_log = logging.getLogger(__name__)
+
+
+class AddressRules:
+    """Tells which URLs may be asked, and refuses the others: each refusal is logged (host only) and counted.
+
+    hosts: host names, which may be anywhere, and `*.domain` for what is below a domain, which must be public; if empty,
+    any public host. schemes: those allowed. listed_in: the setting that lists hosts, named in errors.
+    refused: called with the reason of each refusal: scheme, host, userinfo, private_address or redirect.
+    """
+
+    def __init__(
+        self,
+        hosts: Collection[str],
+        schemes: Collection[str],
+        listed_in: str,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
+        names = [_name(host.strip("[]")) for host in hosts]
+        self._exact = frozenset(name for name in names if not name.startswith("*."))
+        self._below = tuple(name[1:] for name in names if name.startswith("*."))
+        self._schemes, self._listed_in, self._refused = schemes, listed_in, refused
+
+    def check(self, url: str) -> httpx.URL:
+        """Raise Refused for a URL that may not be asked, as far as its text says so. Errors have nothing of the URL."""
+        try:
+            target = httpx.URL(url)
+        except (httpx.InvalidURL, UnicodeError, TypeError):
+            raise self.refuse("host", "?", "it is not a URL") from None
+        host = _name(target.raw_host.decode("ascii", "replace"))
+        if target.scheme not in self._schemes or not host:
+            raise self.refuse("scheme", host, f"it is not an {' or '.join(sorted(self._schemes))} URL")
+        if target.userinfo:
+            raise self.refuse("userinfo", host, "it holds a user name or password")
+        if target.port is not None and not 0 < target.port < 65536:
+            raise self.refuse("host", host, "it has no valid port")
+        if (self._exact or self._below) and not self._lists(host):
+            raise self.refuse("host", host, f"its host is not among those in {self._listed_in}; add it, if it is meant")
+        if host not in self._exact and (host == "localhost" or is_local(_literal(host))):
+            raise self._private(host)
+        return target
+
+    def addresses(self, host: str, port: int) -> list[str]:
+        """The host's IP addresses, all of them checked. Raises Refused, OSError if it has none."""
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise OSError("not a host name") from None
+        found = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        if _name(host) not in self._exact and any(is_local(_literal(address)) for address in found):
+            raise self._private(host)
+        return found
+
+    def refuse(self, reason: str, host: str, message: str) -> Refused:
+        """The error to raise, logged and counted."""
+        # %r, because a host is the sender's text: a line break must not make a log line of its own.
+        _log.warning("address refused: %s, host %r", reason, host)
+        if self._refused:
+            self._refused(reason)
+        return Refused(message)
+
+    def _lists(self, host: str) -> bool:
+        return host in self._exact or (_literal(host) is None and host.endswith(self._below))
+
+    def _private(self, host: str) -> Refused:
+        message = f"its host is not public; name it in {self._listed_in}, if it is meant"
+        return self.refuse("private_address", host, message)
+
+
+class CheckedTransport(httpx.HTTPTransport):
+    """Connects to the very address that was checked, whatever DNS says a moment later. Uses no proxy.
+
+    The host's name stays in URL, `Host`, SNI and certificate, and connections are kept by name: hosts behind one
+    address (S3) never share a connection.
+    """
+
+    def __init__(self, rules: AddressRules) -> None:
+        # httpx logs whole URLs at INFO, httpcore and hpack headers at DEBUG: no signed URL or token may get there.
+        for name in ("httpx", "httpx_retries", "httpcore", "hpack"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        trusted = httpx.create_ssl_context()
+        super().__init__(verify=trusted, trust_env=False)
+        # httpx passes no network backend on to its pool, so the pool is made here; its limits are httpx's defaults.
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=trusted,
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=5.0,
+            network_backend=_CheckedBackend(rules),
+        )
+
+
+class _CheckedBackend(httpcore.NetworkBackend):
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+        self._plain = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        try:
+            found = self._rules.addresses(host, port)
+        except OSError:
+            raise httpcore.ConnectError("the host has no address") from None
+        failure: Exception = httpcore.ConnectError("the host has no address")
+        for address in found:
+            try:
+                return self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+def is_local(address: IPv4Address | IPv6Address | None) -> bool:
+    """Whether an address is anything but public, or leads to another one in a way that we can't check."""
+    if isinstance(address, IPv6Address) and (address not in _UNICAST or address.sixtofour or address.teredo):
+        return True
+    return address is not None and (not address.is_global or address.is_multicast)
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _name(host: str) -> str:
+    """Host names as they are compared: IP addresses in one spelling, international names in ASCII."""
+    if address := _literal(host):
+        return str(address) if "%" not in host else host.lower()
+    below, name = ("*.", host[2:]) if host.startswith("*.") else ("", host)
+    try:
+        return below + httpx.URL(scheme="http", host=name).raw_host.decode("ascii").lower()
+    except httpx.InvalidURL:
+        return below + name.lower()
