@@ -192,6 +192,10 @@ class FolderPlatform:
     def request_callback(self, callback: SupervisorCallback) -> str:
         return self._once("callbacks", callback.key, callback.model_dump(mode="json"))
 
+    def delivery_failures(self, since: datetime) -> None:  # noqa: ARG002
+        """Nothing is delivered: the folder is read."""
+        return
+
     def close(self) -> None:
         pass
 

@@ -21,6 +21,7 @@ from compliance_pipeline.platforms.transport import NotFound, Transport, parse
 RECORDINGS = "/api/v2/recordings"
 RECORDS = "/api/v2/analytics/datadatasets/records"
 CALLBACKS = "/api/v2/conversations/callbacks"
+DELIVERY_FAILURES = "/api/v2/analytics/metrics/eventsub:deliveryFailure"
 DATASET = "compliance_work_items_dataset"
 
 _ROLES = {"agent": "agent", "internal": "agent", "customer": "customer", "external": "customer", "ivr": "ivr"}
@@ -73,6 +74,10 @@ class _Listed(_Answer):
 class _Listing(_Answer):
     entities: list[_Listed]
     page_count: int
+
+
+class _Metric(_Answer):
+    total: int
 
 
 class _Created(_Answer):
@@ -183,6 +188,11 @@ class GuidePlatform:
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:  # noqa: ARG002
         raise Refused("the guide's platform has no legal hold; set it in the platform's own administration")
+
+    def delivery_failures(self, since: datetime) -> int:
+        """Guide, edge case 3: the metric `eventsub:deliveryFailure`. Where it is read is not printed: ours."""
+        answer = self._transport.request("GET", DELIVERY_FAILURES, params={"since": since.isoformat()})
+        return parse(_Metric, answer, f"GET {DELIVERY_FAILURES}").total
 
     def close(self) -> None:
         self._transport.close()
