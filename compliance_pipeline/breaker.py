@@ -89,7 +89,8 @@ def circuit_breaker(
 ) -> pybreaker.CircuitBreaker:
     """A breaker shared by all that name it: opens after `fail_max` failures in a row, for `reset_timeout` seconds.
 
-    A breaker object lets one call through at a time: give each thread its own.
+    Once that time is over, whoever comes before the first outcome is known passes: probes amount to one per worker.
+    A breaker object lets one call through at a time: give each thread its own, or tell it outcomes only.
     """
     database.ensure(engine, breaker_table)
     storage = SqlBreakerStorage(engine, name)

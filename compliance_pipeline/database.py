@@ -80,7 +80,7 @@ def ensure(engine: sa.Engine, table: sa.Table) -> None:
     made = _made.setdefault(engine, set())
     if table not in made:
         create(engine)
-        made.add(table)
+        made |= set(metadata.sorted_tables)
 
 
 def _create(connection: sa.Connection) -> None:

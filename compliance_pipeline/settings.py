@@ -6,6 +6,7 @@ from base64 import b64decode, b64encode
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Base64Bytes, Field, Secret, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -67,6 +68,9 @@ class Settings(BaseSettings):
         default=None, description="folder of a faster-whisper model; hears calls that have no transcript"
     )
     policy: Path | None = Field(default=None, description="policy pack (YAML); default: the one in the package")
+    queue_url: str | None = Field(
+        default=None, repr=False, description="queue that events come from (`compliance consume --help`); for `up`"
+    )
     host: str = Field(default="127.0.0.1", description="address that the receiver binds")
     receiver_port: int = Field(default=8080, ge=1, le=65535, description="port of the receiver")
     max_body_bytes: int = Field(default=256 * 1024, description="largest event accepted")
@@ -75,13 +79,24 @@ class Settings(BaseSettings):
     supervisor_number: str | None = Field(
         default=None, repr=False, description="number that supervisors are called back on (E.164); `cloud` needs one"
     )
+    callback_lag_seconds: float = Field(
+        default=900.0, ge=0, description="a callback whose answer was lost is looked up after (`cloud`: analytics lags)"
+    )
     work_item_type: str = Field(default="Compliance review", description="worktype of work items, by name (`cloud`)")
     workbin: str | None = Field(
         default=None, description="workbin of work items, by name (`cloud`); default: the worktype's"
     )
+    redaction_samples: tuple[str, ...] = Field(
+        default=(),
+        description="interactions with planted numbers, checked each day for what the platform's redaction leaves "
+        "(JSON list of CHANNEL=ID; `compliance platform redaction-check` says how to make them)",
+    )
     sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
     objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
     max_attempts: int = Field(default=12, description="tries of a recording before it goes to the dead letters")
+    longest_backoff_seconds: float = Field(
+        default=120.0, gt=0, description="longest wait between two tries of a recording"
+    )
     claim_seconds: float = Field(default=60.0, description="after this a silent run's recordings are given back")
     fetch_workers: int = Field(default=4, description="recordings fetched and screened at a time in one run")
 
@@ -102,6 +117,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().resolve()
+
+    @property
+    def is_sandboxed(self) -> bool:
+        """Whether the platform is on this machine, so the sandbox."""
+        return urlsplit(self.platform_url).hostname in ("127.0.0.1", "localhost")
 
     @property
     def inbox_database_url(self) -> str:

@@ -4,14 +4,22 @@ What is asked there, and what an answer means, belongs to the callers.
 """
 
 import logging
+import math
 import socket
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ssl import SSLContext
+from typing import Any
 
 import httpcore
 import httpx
 
 from compliance_pipeline.platforms.port import Refused
+
+HEADERS_DEADLINE_S = 60.0
+"""For all headers of an answer together: timeouts are per read, and a host may send a byte a read."""
 
 _UNICAST = IPv6Network("2000::/3")
 _log = logging.getLogger(__name__)
@@ -87,7 +95,7 @@ class CheckedTransport(httpx.HTTPTransport):
     """Connects to the very address that was checked, whatever DNS says a moment later. Uses no proxy.
 
     The host's name stays in URL, `Host`, SNI and certificate, and connections are kept by name: hosts behind one
-    address (S3) never share a connection.
+    address (S3) never share a connection. Raises httpx.ReadTimeout where headers take longer than a minute.
     """
 
     def __init__(self, rules: AddressRules) -> None:
@@ -96,19 +104,60 @@ class CheckedTransport(httpx.HTTPTransport):
             logging.getLogger(name).setLevel(logging.WARNING)
         trusted = httpx.create_ssl_context()
         super().__init__(verify=trusted, trust_env=False)
+        self._patience = _Patience()
         # httpx passes no network backend on to its pool, so the pool is made here; its limits are httpx's defaults.
         self._pool = httpcore.ConnectionPool(
             ssl_context=trusted,
             max_connections=100,
             max_keepalive_connections=20,
             keepalive_expiry=5.0,
-            network_backend=_CheckedBackend(rules),
+            network_backend=_CheckedBackend(rules, self._patience),
         )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self._patience.until = time.monotonic() + HEADERS_DEADLINE_S
+        try:
+            return super().handle_request(request)
+        finally:
+            self._patience.until = math.inf
+
+
+class _Patience(threading.local):
+    until = math.inf
+    """Until when, by the monotonic clock, this thread reads."""
+
+
+class _PatientStream(httpcore.NetworkStream):
+    """A connection on which a thread reads no longer than it has patience."""
+
+    def __init__(self, plain: httpcore.NetworkStream, patience: _Patience) -> None:
+        self._plain, self._patience = plain, patience
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        left_s = self._patience.until - time.monotonic()
+        if left_s <= 0:
+            raise httpcore.ReadTimeout("headers too slow")
+        limits = [limit for limit in (timeout, left_s) if limit is not None and limit < math.inf]
+        return self._plain.read(max_bytes, min(limits, default=None))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._plain.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def start_tls(
+        self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _PatientStream(self._plain.start_tls(ssl_context, server_hostname, timeout), self._patience)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._plain.get_extra_info(info)
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    def __init__(self, rules: AddressRules) -> None:
-        self._rules = rules
+    def __init__(self, rules: AddressRules, patience: _Patience) -> None:
+        self._rules, self._patience = rules, patience
         self._plain = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -126,7 +175,8 @@ class _CheckedBackend(httpcore.NetworkBackend):
         failure: Exception = httpcore.ConnectError("the host has no address")
         for address in found:
             try:
-                return self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+                plain = self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
+                return _PatientStream(plain, self._patience)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -137,6 +187,12 @@ def is_local(address: IPv4Address | IPv6Address | None) -> bool:
     if isinstance(address, IPv6Address) and (address not in _UNICAST or address.sixtofour or address.teredo):
         return True
     return address is not None and (not address.is_global or address.is_multicast)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as written in a URL, is this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    address = _literal(host.strip("[]"))
+    return address.is_loopback if address else host.lower() == "localhost"
 
 
 def _literal(host: str) -> IPv4Address | IPv6Address | None:

@@ -3,6 +3,7 @@
 Samples are moved, never changed: what they sound like is media's.
 """
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,6 +17,11 @@ HEADER_LIMIT_BYTES = 64 * 1024
 
 _PCM, _FLOAT, _A_LAW, _MU_LAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _UNTOLD_SIZE = 0xFFFFFFFF
+_STREAMED_SIZE = 0x7FFFF000
+"""From here on a size is a placeholder, as 0 is: who wrote the header did not know it (FFmpeg, SoX)."""
+_CHUNK_NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_ -]{3}")
+LENGTHS_DIFFER_S, LENGTHS_DIFFER = 2.0, 0.05
+"""Channels of one call may end so far apart, in seconds or as a part of the longest; beyond, one of them is cut off."""
 _LARGEST = _UNTOLD_SIZE - 1
 
 
@@ -58,8 +64,8 @@ class _PageError(Exception):
 
 
 class _Channel:
-    """One mono WAV file on its way. buffer: sound that is not taken yet. expected: bytes of sound in the whole file,
-    None where neither header nor host says."""
+    """One mono WAV file on its way. buffer: sound that is not taken yet; taken: samples that are. expected: bytes of
+    sound in the whole file, None where neither header nor host says."""
 
     def __init__(self, stream: MediaStream, number: int) -> None:
         self._chunks = iter(stream)
@@ -67,7 +73,7 @@ class _Channel:
         self._received = 0
         self._head = bytearray()
         self.format, declared = self._header()
-        if 0 < declared < _UNTOLD_SIZE:
+        if 0 < declared < _STREAMED_SIZE:
             self.expected: int | None = declared
         elif stream.content_length is not None:
             self.expected = stream.content_length - (self._received - len(self._head))
@@ -77,6 +83,7 @@ class _Channel:
         first = next(self._sound, None)
         self.ended = first is None
         self.buffer = bytearray(first or b"")
+        self.taken = 0
         if self.ended:
             # Header-only files are served now and then: without sound, whatever their header promises.
             self.expected = 0
@@ -98,6 +105,7 @@ class _Channel:
         there = min(frames, len(self.buffer) // width)
         taken = bytes(self.buffer[: there * width])
         del self.buffer[: there * width]
+        self.taken += there
         return taken + self.format.silence * (frames - there)
 
     def _rest(self) -> Iterator[bytes]:
@@ -107,17 +115,30 @@ class _Channel:
     def _read_sound(self) -> Iterator[bytes]:
         """To the end of the file, beyond its sound too, so that a transfer that breaks off is told."""
         got = 0
+        after, after_bytes = bytearray(), 0
         chunk: bytes | None = bytes(self._head)
         while chunk is not None:
             if self.expected is not None:
+                rest = chunk[max(0, self.expected - got) :]
+                after_bytes += len(rest)
+                after += rest[: 9 - len(after)]
                 chunk = chunk[: self.expected - got]
             got += len(chunk)
             if chunk:
                 yield chunk
             chunk = next(self._chunks, None)
-        if got and self.expected is not None and got < self.expected:
+        if self.expected is None or not got:
+            return
+        if got < self.expected:
             raise TransferBroken(
                 f"channel {self._number}: ends after {got} of the {self.expected} bytes of sound that its header says"
+            )
+        # An odd size is followed by a byte of padding (RIFF MCI, 1991).
+        padding = self.expected % 2
+        if after_bytes - padding >= 8 and not _starts_a_chunk(bytes(after[padding:]), after_bytes - padding):
+            raise TransferBroken(
+                f"channel {self._number}: {after_bytes} bytes follow the {self.expected} bytes of sound that its "
+                "header says, and are no chunk"
             )
 
     def _header(self) -> tuple[_Format, int]:
@@ -181,12 +202,18 @@ class _Channel:
         return True
 
 
+def _starts_a_chunk(data: bytes, size_bytes: int) -> bool:
+    """Whether a chunk that fits can start there: its name, and its size."""
+    return bool(_CHUNK_NAME.match(data)) and int.from_bytes(data[4:8], "little") + 8 <= size_bytes
+
+
 class InterleavedStream:
     """The channels as one WAV file. Holds one chunk a channel at most. A channel that is shorter ends in silence.
 
-    content_length: bytes, None where the length of a channel is not known beforehand. Raises TransferBroken where
-    a channel breaks off, ends before its header's promise, or is empty while another is not; Refused where their
-    formats differ or can't be joined. A page in place of a channel is given as it is, for whoever decodes it to judge.
+    content_length: bytes, None where the length of a channel is not known beforehand. Raises TransferBroken, with the
+    sound given, where a channel breaks off, ends before its header's promise or goes on after it, or ends much earlier
+    than another; Refused where their formats differ or can't be joined.
+    A page in place of a channel is given as it is, for whoever decodes it to judge.
     """
 
     def __init__(self, streams: Sequence[MediaStream]) -> None:
@@ -206,8 +233,6 @@ class InterleavedStream:
             if channel.format != self._format:
                 raise Refused(f"channel {number} has another format or sample rate than channel 0")
         lengths = [channel.frames for channel in self._channels]
-        if 0 in lengths and any(length != 0 for length in lengths):
-            raise TransferBroken(f"channel {lengths.index(0)} is a header without sound, and another is not")
         self._frames = None if None in lengths else max(length or 0 for length in lengths)
         self._header = self._format.header(len(streams), self._frames)
         block = self._format.width * len(streams)
@@ -228,9 +253,21 @@ class InterleavedStream:
             live = [len(channel.buffer) // width for channel in self._channels if not channel.ended]
             frames = min(live) if live else max(len(channel.buffer) // width for channel in self._channels)
             if not frames:
-                return
+                break
             parts = [np.frombuffer(channel.take(frames), np.uint8).reshape(-1, width) for channel in self._channels]
             yield np.stack(parts, axis=1).tobytes()
+        self._compare_lengths()
+
+    def _compare_lengths(self) -> None:
+        lengths = [channel.taken for channel in self._channels]
+        longest, shortest = max(lengths), min(lengths)
+        number, rate = lengths.index(shortest), self._format.rate
+        if longest and not shortest:
+            raise TransferBroken(f"channel {number} is a header without sound, and another is not")
+        if longest - shortest > max(LENGTHS_DIFFER_S * rate, LENGTHS_DIFFER * longest):
+            raise TransferBroken(
+                f"channel {number} ends after {shortest / rate:.1f} s, and another after {longest / rate:.1f} s"
+            )
 
 
 @contextmanager

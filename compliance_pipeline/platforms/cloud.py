@@ -12,13 +12,15 @@ import time
 from base64 import b32encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -63,12 +65,19 @@ BATCH_WAIT_S = 10.0
 """A run waits no longer for its batches: what is not done by then is asked for one by one."""
 BATCH_FRESH = timedelta(seconds=100)
 """The URLs of a batch live two minutes at least."""
+ASK_AGAIN_S = 1.0
 PERMISSION_MEMORY = timedelta(minutes=10)
 """So long a missing permission for transcripts is not asked about again; it may be granted, or have been a passing
 fault."""
-LONGEST_INTERVAL = timedelta(days=30)
-LEAD = timedelta(days=1)
-"""Analytics selects by a conversation's start, we want its end: conversations of a longer life are not swept."""
+LONGEST_INTERVAL = timedelta(days=31)
+"""The longest that analytics takes (SDK). It selects by a conversation's start, we want its end: what goes on for
+longer than a month is not swept."""
+SWEPT_AT_ONCE = timedelta(days=1)
+CALLBACK_LIFE = timedelta(days=3)
+"""So far back a callback is looked up: an outage of a weekend, and the tries after it."""
+RESTORE_S = 60.0
+LOCKS = 64
+"""Of conversations: two that share one wait for each other, no more."""
 PRIORITY = {"high": 1000, "normal": 0, "low": -1000}
 """Ours, around a worktype's usual default of 0; the platform takes -25,000,000 to 25,000,000 (SDK)."""
 ANNOTATION_LIMIT, DESCRIPTION_LIMIT = 500, 512
@@ -78,22 +87,24 @@ KEY_LIMIT = 200
 
 _TAG_PREFIX = "compliance:"
 _NEVER = {"DELETED": "the platform says that the recording is deleted", "ERROR": "the platform failed to record it"} | {
-    "ARCHIVED": "the recording is archived and has to be restored first: order it in the platform (recording:restore)"
+    "ARCHIVED": "the recording is archived: have the platform restore it (recording:restore), then save its file and "
+    "run `compliance scan FILE`, or screen its hour again under another policy"
 }
 _PLAYABLE = ("", "AVAILABLE", "RESTORED")
-_MORE_TEXT = (
-    "buttonResponse",
-    "buttonResponses",
-    "quickReplies",
-    "cards",
-    "listPicker",
-    "form",
-    "notificationTemplate",
-    "notificationResponse",
-    "richLink",
+_ABOUT_MESSAGE = frozenset(
+    {"from", "fromUser", "fromExternalContact", "to", "timestamp", "id", "status", "purpose", "participantId", "queue"}
+    | {"workflow", "contentType", "socialVisibility", "messageReceipts", "messageText", "events", "story"}
+    | {"messageMediaAttachments", "messageStickerAttachments"}
 )
-_WORDS = frozenset({"text", "title", "subtitle", "description", "body", "label", "value"})
+_NO_WORDS = re.compile(
+    r"(?:id|uri|url|type|status|style|format|timestamp|payload|image|video|audio)s?"
+    r"|.*(?:Id|Uri|Url|Type|Status|Style|Format|Timestamp|Payload|Image|Video|Audio)s?"
+)
+"""Names of fields that say how a message works, not what a person reads in it."""
+_PICTURED = re.compile(r"(?i).*(?:image|video|audio)(?:uri|url)?")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")
+_OF_A_TEXT = re.compile(r"(?i)image\d{3}\.(?:png|gif|jpe?g)(?:@\S+)?")
+"""What mail programs call a picture that was put into the text."""
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -129,7 +140,12 @@ class _ChatMessage(_Answer):
 
 
 class _Attachment(_Answer):
+    """EmailAttachment (SDK): where the file lies is not fetched. content_length: bytes."""
+
+    name: str | None = None
     content_type: str | None = None
+    content_length: int | None = None
+    attachment_id: str | None = None
 
 
 class _Mail(_Answer):
@@ -216,10 +232,11 @@ class _Conversation(_Answer):
         return [session for party in self.participants or () for session in party.sessions or ()]
 
     @property
-    def recorded(self) -> bool:
-        """Where no session says so either way, perhaps."""
-        said = [session.recording for session in self.sessions]
-        return any(said) or not any(one is not None for one in said)
+    def is_unrecorded(self) -> bool:
+        """The flag is about sound alone, so only a conversation of nothing but calls can say so."""
+        return bool(self.sessions) and all(
+            session.media_type in ("voice", "callback") and session.recording is False for session in self.sessions
+        )
 
 
 class _Details(_Answer):
@@ -261,6 +278,14 @@ class _Fetched:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    """Of a conversation's recordings, as they came."""
+
+    recordings: Any
+    at: datetime
+
+
 class _Inline:
     """Media that came with the platform's answer, as a stream."""
 
@@ -280,6 +305,7 @@ class CloudPlatform:
     """The platform port over Genesys Cloud. Raises the port's errors. Safe to use from several threads.
 
     work_item_type, workbin: by name, as the queues of work items and callbacks. supervisor_number: E.164.
+    callback_lag_s: how far analytics, where callbacks are looked up, may lag behind.
     """
 
     name = "cloud"
@@ -291,17 +317,20 @@ class CloudPlatform:
         work_item_type: str,
         workbin: str | None,
         supervisor_number: str | None,
+        callback_lag_s: float = 900.0,
         now: Clock = utc_now,
     ) -> None:
+        self.callback_lag_s = callback_lag_s
         self._transport = transport
         self._work_item_type = work_item_type
         self._workbin = workbin
         self._supervisor_number = supervisor_number
         self._now = now
         self._lock = threading.Lock()
-        self._external_tags = threading.Lock()
+        self._conversations = tuple(threading.Lock() for _ in range(LOCKS))
         self._ids: dict[tuple[str, str], str] = {}
         self._fetched: dict[str, _Fetched] = {}
+        self._metadata: dict[str, _Metadata] = {}
         self._no_transcripts_until: datetime | None = None
 
     # Finding recordings
@@ -370,20 +399,26 @@ class CloudPlatform:
         return tuple(_announced(conversation_id, recording, f"GET {path}") for recording in recordings)
 
     def list_available(self, since: datetime, until: datetime) -> Iterator[RecordingEvent]:
-        """Conversations by their end, those of which a session was recorded or no session says whether it was.
+        """Conversations by their end, but for calls that were not recorded.
 
-        Analytics selects conversations that started on a day which the interval touches (SDK); we ask from a day
-        before `since` and go by the end. Analytics lags behind by minutes.
+        Analytics selects conversations that started on a day which the interval touches (SDK), so we ask from a month
+        before `until`, the last to end first, and stop where the ends come before `since`. Where the platform sorts
+        those that have not ended is not published; they are passed over. Analytics lags behind by minutes.
         """
         seen: set[str] = set()
         start = since
         while start < until:
-            end = min(start + LONGEST_INTERVAL, until)
-            for one in self._details(start - LEAD, end, order="asc"):
-                ended = one.conversation_end
-                if ended and since <= ended < until and one.recorded and one.conversation_id not in seen:
+            end = min(start + SWEPT_AT_ONCE, until)
+            for page in self._pages(end - LONGEST_INTERVAL, end, "conversationEnd"):
+                ends = [one.conversation_end for one in page if one.conversation_end]
+                for one in page:
+                    ended = one.conversation_end
+                    if not ended or not start <= ended < end or one.is_unrecorded or one.conversation_id in seen:
+                        continue
                     seen.add(one.conversation_id)
                     yield _ended(one, ended)
+                if ends and max(ends) < start:
+                    break
             start = end
 
     def open_media(self, media: Media) -> AbstractContextManager[MediaStream]:
@@ -410,7 +445,7 @@ class CloudPlatform:
         self._annotate(f"{_path(conversation)}/recordings/{quote(recording, safe='')}/annotations", tags, at_ms)
         status = tags.get("compliance_status")
         if status:
-            with self._external_tags:
+            with self._lock_of(conversation):
                 self._tag_conversation(conversation, status, tags.get("violation_type"))
 
     def open_work_item(self, item: WorkItem) -> str:
@@ -444,8 +479,9 @@ class CloudPlatform:
         """A callback conversation to the supervisor's number; returns its id.
 
         The API looks no callback up by a key, so the callback's user name carries it, and analytics finds that.
-        Analytics lags: after a lost answer nothing is looked up at once, Unavailable says to try again later, and
-        the next try looks first. A time that has passed is left out: the platform then calls as soon as it can.
+        Analytics lags: where the answer is lost and the callback is not found, Unavailable says to try again after
+        the lag, and the next try looks first. A time that has passed is left out: the platform then calls as soon as
+        it can.
         """
         if not self._supervisor_number:
             raise Refused(
@@ -463,8 +499,15 @@ class CloudPlatform:
         }
         if callback.scheduled_at > self._now():
             body["callbackScheduledTime"] = _iso(callback.scheduled_at)
-        answer = self._transport.request("POST", CALLBACKS, json=body)
-        return parse(_Called, answer, f"POST {CALLBACKS}").conversation.id
+        try:
+            answer = self._transport.request("POST", CALLBACKS, json=body)
+            return parse(_Called, answer, f"POST {CALLBACKS}").conversation.id
+        except PlatformHeld:
+            raise
+        except Unavailable as error:
+            if found := self._find_callback_if_asked(queue_id, name):
+                return found
+            raise Unavailable(str(error), after_s=self.callback_lag_s) from None
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:
         """The platform protects whole conversations: all recordings of the ones named. Raises Refused where some
@@ -505,13 +548,20 @@ class CloudPlatform:
             return None
         return self._resolve("workbin", name, "COMPLIANCE_WORKBIN", lambda: self._by_name(WORKBINS, name))
 
-    def names(self, queues: Sequence[str]) -> dict[str, str]:
-        """Ids by what they are of ('queue X', 'worktype Y', 'workbin Z'). Raises Refused for the first that is not
-        there."""
-        found = {f"queue {queue}": self.resolve_queue(queue) for queue in queues}
-        found[f"worktype {self._work_item_type}"] = self.resolve_work_item_type()
-        if workbin_id := self.resolve_workbin():
-            found[f"workbin {self._workbin}"] = workbin_id
+    def names(self, queues: Sequence[str]) -> dict[str, str | PlatformError]:
+        """Ids by what they are of ("queue 'X'", "worktype 'Y'", "workbin 'Z'"), or why there is none."""
+        wanted: dict[str, Callable[[], str | None]] = {
+            f"queue '{queue}'": partial(self.resolve_queue, queue) for queue in queues
+        }
+        wanted[f"worktype '{self._work_item_type}'"] = self.resolve_work_item_type
+        wanted[f"workbin '{self._workbin}'"] = self.resolve_workbin
+        found: dict[str, str | PlatformError] = {}
+        for what, resolve in wanted.items():
+            try:
+                if its_id := resolve():
+                    found[what] = its_id
+            except PlatformError as error:
+                found[what] = error
         return found
 
     def delivery_failures(self, since: datetime) -> None:  # noqa: ARG002
@@ -529,7 +579,7 @@ class CloudPlatform:
             return None
         path = f"{_path(conversation)}/recordingmetadata"
         try:
-            mine = _recording(self._transport.request("GET", path), recording, f"GET {path}")
+            mine = _recording(self._metadata_of(conversation, path), recording, f"GET {path}")
         except NotFound:
             return None
         told = Channel.EMAIL if fetched.media.content_type == "message/rfc822" else Channel.VOICE
@@ -537,12 +587,30 @@ class CloudPlatform:
             return None
         return self._location(conversation, mine, lambda: fetched.media)
 
+    def _metadata_of(self, conversation: str, path: str) -> Any:
+        """Once for all recordings of the conversation that a batch fetched."""
+        with self._lock_of(conversation):
+            known = self._metadata.get(conversation)
+            if known is None or self._now() - known.at > BATCH_FRESH:
+                known = _Metadata(self._transport.request("GET", path), self._now())
+            with self._lock:
+                if any(_parts(key)[0] == conversation for key in self._fetched):
+                    self._metadata[conversation] = known
+                else:
+                    self._metadata.pop(conversation, None)
+            return known.recordings
+
+    def _lock_of(self, conversation: str) -> threading.Lock:
+        return self._conversations[crc32(conversation.encode()) % LOCKS]
+
     def _location(self, conversation: str, recording: _Recording, media: Callable[[], Media | None]) -> Location:
         if recording.kind is None:
             return Gone("a screen recording: this engine hears and reads, it does not watch")
         state = (recording.file_state or "").upper()
         if state in _NEVER:
             return Gone(_NEVER[state])
+        if state == "RESTORING":
+            return NotYet("the platform is restoring the recording (fileState RESTORING)", RESTORE_S)
         if state not in _PLAYABLE:
             return NotYet(f"the recording's fileState is {state if state.isalpha() else 'not a word'}")
         found = media()
@@ -551,27 +619,40 @@ class CloudPlatform:
             if recording.recording_error_status == "EMAIL_TRANSCRIPT_TOO_LARGE":
                 return NotYet("the e-mail is too large for the platform to give its text, and it gives no file either")
             return NotYet("the recording has no media yet", None if estimate is None else max(0.0, estimate / 1000))
-        transcript = None
-        if recording.kind is Channel.VOICE and recording.session_id:
-            transcript = self._transcript(conversation, recording.session_id)
-        return Ready(found, transcript, annotations=_annotations(recording))
+        ready = Ready(found, annotations=_annotations(recording))
+        if recording.kind is not Channel.VOICE or not recording.session_id:
+            return ready
+        try:
+            return replace(ready, transcript=self._transcript(conversation, recording.session_id))
+        except Unavailable as error:
+            if isinstance(error, PlatformHeld) and not error.host_failed:
+                raise
+            log.warning("recording %s:%s: its transcript can't be asked for now", conversation, recording.id)
+            return replace(ready, transcript_missing=True)
 
     def _transcript(self, conversation: str, session: str) -> Media | None:
-        """Of a call, from speech and text analytics; None where it has none or the client may not see it."""
+        """Of a call, from speech and text analytics; None where it has none, or the client may not see it."""
         until = self._no_transcripts_until
         if until and self._now() < until:
             return None
         path = f"{TRANSCRIPTS}/{quote(conversation, safe='')}/communications/{quote(session, safe='')}/transcripturl"
         try:
-            answer = self._transport.request("GET", path)
+            url = parse(_Url, self._asked_twice(path) or {}, f"GET {path}").url
         except MissingPermission as error:
             log.warning("no transcripts of calls for %s: %s", PERMISSION_MEMORY, error)
             self._no_transcripts_until = self._now() + PERMISSION_MEMORY
             return None
         except Refused:
             return None
-        url = parse(_Url, answer or {}, f"GET {path}").url
         return Media(url) if url else None
+
+    def _asked_twice(self, path: str) -> Any:
+        """A permission that is missing for a moment only is known to happen."""
+        try:
+            return self._transport.request("GET", path)
+        except MissingPermission:
+            time.sleep(ASK_AGAIN_S)
+            return self._transport.request("GET", path)
 
     def _start_batch(self, recording_ids: Sequence[str]) -> str:
         pairs = [_parts(one) for one in recording_ids]
@@ -601,21 +682,24 @@ class CloudPlatform:
         with self._lock:
             self._fetched = {key: one for key, one in self._fetched.items() if now - one.at <= BATCH_FRESH}
             self._fetched |= {key: one for key, one in got.items() if key in wanted}
+            # What was noted before this batch may say too little of what is in it.
+            self._metadata.clear()
         return True
 
-    def _details(
-        self, since: datetime, until: datetime, order: str, segments: Sequence[Mapping[str, Any]] = ()
-    ) -> Iterator[_Conversation]:
+    def _pages(
+        self, since: datetime, until: datetime, order_by: str, segments: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[list[_Conversation]]:
+        """The latest first."""
         body: dict[str, Any] = {
             "interval": f"{_iso(since)}/{_iso(until)}",
-            "order": order,
-            "orderBy": "conversationStart",
+            "order": "desc",
+            "orderBy": order_by,
         } | ({"segmentFilters": list(segments)} if segments else {})
         for page in count(1):
             asked = body | {"paging": {"pageSize": MANY, "pageNumber": page}}
             answer = self._transport.request("POST", DETAILS, json=asked, repeatable=True)
             details = parse(_Details, answer or {}, f"POST {DETAILS}")
-            yield from details.conversations or ()
+            yield details.conversations or []
             known = details.total_hits
             if not details.conversations or (known is not None and page * MANY >= known):
                 return
@@ -637,7 +721,7 @@ class CloudPlatform:
     def _annotated(self, path: str, said: str) -> bool:
         answer = self._transport.request("GET", path)
         notes = [parse(_Note, one, f"GET {path}") for one in _list(answer, f"GET {path}")]
-        return any(said in (note.description or "") for note in _flat(notes))
+        return any(_said_in(note.description or "") == _said_in(said) for note in _flat(notes))
 
     def _tag_conversation(self, conversation: str, status: str, violation_type: str | None) -> None:
         path = _path(conversation)
@@ -653,6 +737,14 @@ class CloudPlatform:
         filters = [_equals("typeId", type_id), _equals("externalTag", tag)]
         return next((one.id for one in self._query(WORK_ITEMS, filters) if one.external_tag == tag), None)
 
+    def _find_callback_if_asked(self, queue_id: str, name: str) -> str | None:
+        """None also where the platform can't be asked: the callback may be there all the same."""
+        try:
+            return self._find_callback(queue_id, name)
+        except PlatformError as error:
+            log.warning("a callback of which the answer is lost was not looked up: %s", error)
+            return None
+
     def _find_callback(self, queue_id: str, name: str) -> str | None:
         predicates = [
             {"type": "dimension", "dimension": dimension, "operator": "matches", "value": value}
@@ -663,7 +755,8 @@ class CloudPlatform:
         return next(
             (
                 one.conversation_id
-                for one in self._details(now - timedelta(days=1), now + timedelta(hours=1), "desc", segments)
+                for page in self._pages(now - CALLBACK_LIFE, now + timedelta(hours=1), "conversationStart", segments)
+                for one in page
                 if any(session.callback_user_name == name for session in one.sessions)
             ),
             None,
@@ -747,6 +840,9 @@ def _media(recording: _Recording) -> Media | None:
         return None
     if "S" in uris:
         return Media(uris["S"])
+    if len(uris) < len(recording.media_uris or {}):
+        # Half of a call must not pass for all of it.
+        return None
     urls = tuple(uris[key] for key in sorted(uris, key=lambda key: (len(key), key)))
     return Media(urls[0], channels=urls if len(urls) > 1 else ())
 
@@ -760,29 +856,52 @@ def _said(message: _ChatMessage) -> dict[str, Any]:
 
 
 def _sent(message: Mapping[str, Any]) -> dict[str, Any]:
-    """RecordingMessagingMessage: its text, and what it shows or answers besides (buttons, cards, forms)."""
-    texts = [message.get("messageText"), *(text for name in _MORE_TEXT for text in _texts(message.get(name)))]
+    """RecordingMessagingMessage: its text, all that it shows or answers besides (buttons, cards, forms, payments), and
+    the kinds of the media in it, which nobody reads."""
+    more = {name: value for name, value in message.items() if name not in _ABOUT_MESSAGE}
+    kinds = [*_kinds_of(message.get("messageMediaAttachments"), "mediaType"), *_pictures(more)]
+    kinds += ["image/*" for name in ("messageStickerAttachments", "story") if message.get(name)]
     return {
         "time": _time(message.get("timestamp")),
         "participant": next((v for k in ("purpose", "participantId") if isinstance(v := message.get(k), str)), None),
-        "text": "\n".join(text for text in texts if isinstance(text, str)),
+        "text": "\n".join(text for text in (message.get("messageText"), *_texts(more)) if isinstance(text, str)),
+        "attachments": [{"contentType": kind} for kind in kinds],
     }
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
+    """Every text in there but what says how the message works."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
         for one in value:
             yield from _texts(one)
     elif isinstance(value, dict):
         for key, one in value.items():
-            if isinstance(one, str) and key in _WORDS:
-                yield one
-            elif isinstance(one, list | dict):
+            if not (isinstance(one, str) and _NO_WORDS.fullmatch(key)):
                 yield from _texts(one)
 
 
+def _pictures(value: Any) -> Iterator[str]:
+    """A kind for each picture, film or sound that is pointed to in there."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _pictures(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if isinstance(one, str) and one and _PICTURED.fullmatch(key):
+                yield "image/*"
+            else:
+                yield from _pictures(one)
+
+
+def _kinds_of(attachments: Any, name: str) -> Iterator[str]:
+    for one in attachments if isinstance(attachments, list) else []:
+        yield str((one.get(name) if isinstance(one, dict) else None) or "")
+
+
 def _mail(mails: Sequence[_Mail]) -> bytes:
-    """RFC 5322. Addresses are left out, screening needs none; of attachments the kind is kept: they are not read."""
+    """RFC 5322. Addresses are left out, screening needs none. Attachments are not fetched: the mail says so."""
     messages = [_message(mail) for mail in mails]
     if len(messages) == 1:
         return messages[0].as_bytes()
@@ -801,14 +920,25 @@ def _message(mail: _Mail) -> EmailMessage:
     if mail.html_body:
         message.add_alternative(_encodable(mail.html_body), subtype="html", cte="base64")
     for attachment in mail.attachments or ():
-        kind = (attachment.content_type or "").partition(";")[0].strip().lower()
-        known = _MEDIA_TYPE.fullmatch(kind) and not kind.startswith(("text/", "multipart/", "message/"))
-        # A text type would be read as an empty text and not be reported as unread.
-        main, _, sub = (kind if known and not kind.endswith(("json", "xml")) else "application/octet-stream").partition(
-            "/"
-        )
-        message.add_attachment(b"", maintype=main, subtype=sub)
+        message.add_attachment(_standing_for(attachment, mail), subtype="external-body", params=_away(attachment))
     return message
+
+
+def _away(attachment: _Attachment) -> dict[str, str]:
+    size = {} if attachment.content_length is None else {"size": str(attachment.content_length)}
+    return {"access-type": "x-genesys-cloud"} | size
+
+
+def _standing_for(attachment: _Attachment, mail: _Mail) -> EmailMessage:
+    """The headers of a file that is not in the mail (RFC 2046, 5.2.3): its kind, and whether the text shows it."""
+    kind = (attachment.content_type or "").partition(";")[0].strip().lower()
+    known = _MEDIA_TYPE.fullmatch(kind) and not kind.startswith(("multipart/", "message/"))
+    headers = EmailMessage()
+    headers["Content-Type"] = kind if known else "application/octet-stream"
+    names = [name for name in (attachment.name, attachment.attachment_id) if name]
+    shown = any(f"cid:{name}" in (mail.html_body or "") for name in names)
+    headers["Content-Disposition"] = "inline" if shown or any(map(_OF_A_TEXT.fullmatch, names)) else "attachment"
+    return headers
 
 
 def _encodable(text: str) -> str:
@@ -834,6 +964,12 @@ def _resumed(pause: _Note, length_ms: float | None) -> bool:
         return False
     at = pause.location if pause.realtime_location is None else pause.realtime_location
     return at is None or length_ms is None or at + pause.duration_ms < length_ms - 500
+
+
+def _said_in(description: str) -> dict[str, str]:
+    """`key=value; key=value`, as `_annotate` writes it."""
+    pairs = (part.partition("=") for part in description.split(";"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _flat(notes: Sequence[_Note]) -> Iterator[_Note]:

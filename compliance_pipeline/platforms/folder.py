@@ -111,6 +111,7 @@ class FolderPlatform:
     """
 
     name = "folder"
+    callback_lag_s = 0.0
 
     def __init__(self, path: Path, home: Path) -> None:
         self._path = path.expanduser().resolve()
@@ -329,7 +330,14 @@ def _reason(error: OSError) -> str:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """All of the file or none of it, whenever the process dies."""
+    """All of the file or none of it, whenever the process dies. Raises Unavailable."""
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise Unavailable(f"{path.name} can't be written ({_reason(error)}); check the data folder's disk") from None
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:

@@ -108,6 +108,7 @@ class GuidePlatform:
     """The platform port over the guide's API. Raises the port's errors."""
 
     name = "guide"
+    callback_lag_s = 0.0
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -16,18 +16,22 @@ class PlatformError(Exception):
 
 
 class Unavailable(PlatformError):
-    """The platform or the network failed for now: worth another try later."""
+    """The platform or the network failed for now: worth another try later, not before `after_s` where that is known."""
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class PlatformHeld(Unavailable):
     """Not asked: the circuit breaker of a host is open, or the budget of requests is spent, for `for_s` seconds.
 
-    No fault of the recording's, so it costs it no try.
+    No fault of the recording's, so it costs it no try. host_failed: it is the circuit breaker.
     """
 
-    def __init__(self, message: str, for_s: float) -> None:
-        super().__init__(message)
-        self.for_s = for_s
+    def __init__(self, message: str, for_s: float, *, host_failed: bool = False) -> None:
+        super().__init__(message, for_s)
+        self.for_s, self.host_failed = for_s, host_failed
 
 
 class Refused(PlatformError):
@@ -57,7 +61,8 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """transcript: of a voice recording, where the platform has one. speakers: who is on each audio channel, in order
+    """transcript: of a voice recording, where the platform has one; transcript_missing: it may have one that can't be
+    asked for now. speakers: who is on each audio channel, in order
     ('agent', 'customer', 'ivr'); empty where the platform does not say. annotations: what the platform noted about
     the recording; None where it notes nothing."""
 
@@ -65,6 +70,7 @@ class Ready:
     transcript: Media | None = None
     speakers: tuple[str, ...] = ()
     annotations: frozenset[Annotation] | None = None
+    transcript_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ class Platform(Protocol):
     """A contact-center platform. Every method raises PlatformError; each that writes looks before it creates."""
 
     name: str
+    callback_lag_s: float
+    """So long after it was asked for, a callback may not be found yet by its key."""
 
     def locate(self, recording_id: str) -> Location:
         """Say whether the recording's media can be fetched now, and where; and its transcript, if there is one."""

@@ -3,6 +3,7 @@
 What a path or a body means belongs to the adapters, not here.
 """
 
+import logging
 import re
 import threading
 import time
@@ -17,8 +18,9 @@ from uuid import UUID
 import httpx
 from httpx_retries import Retry, RetryTransport
 from pydantic import BaseModel, Field, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
-from compliance_pipeline.platforms.addresses import AddressRules, CheckedTransport
+from compliance_pipeline.platforms.addresses import AddressRules, CheckedTransport, is_loopback
 from compliance_pipeline.platforms.pacing import PATIENCE_S, Budget
 from compliance_pipeline.platforms.port import PlatformError, PlatformHeld, Refused, TransferBroken, Unavailable
 
@@ -29,7 +31,8 @@ JSON_LIMIT_BYTES = 16 * 2**20
 """Recordings of chats carry their whole transcript."""
 JSON_DEADLINE_S = 60.0
 MEDIA_LIMIT_BYTES = 2 * 1024**3
-MEDIA_DEADLINE_S = 300.0
+MEDIA_DEADLINE_S = 900.0
+"""2 GiB take 860 s at 20 Mbit/s."""
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 TRIES = 5
@@ -37,6 +40,10 @@ LONGEST_WAIT_S = 60.0
 """All waits of one request together; the platform's limits are per minute, so no honest Retry-After is longer."""
 
 TOKEN_MARGIN_S = 60.0
+NO_TOKEN_S = 10.0
+TOKEN_REFUSED_S = 60.0
+"""So long who waits for a token shares the failure to get one: none asks a hanging login host after the other, and
+wrong credentials are not sent once a recording."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -44,6 +51,8 @@ _REPEATABLE_STATUS = (429, 500, 502, 503, 504)
 _MISSING_PERMISSIONS = ("missing.permissions", "missing.any.permissions", "missing.permission")
 _PERMISSION = re.compile(r"(?<![\w:])[A-Za-z]{2,40}:[A-Za-z]{2,60}:[A-Za-z]{2,40}(?![\w:])")
 _EXPIRED_MEDIA = frozenset({401, 403, 404, 410})
+
+_log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -117,18 +126,31 @@ class _Paced(WholeAnswers):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if self._budget is None or request.url.host != self._host:
             return super().handle_request(request)
-        self._budget.take()
+        try:
+            with _database_for(_asked(request)):
+                self._budget.take()
+        except PlatformHeld as held:
+            if request.extensions.get("host_failed"):
+                raise _HeldAfterFailure(str(held), held.for_s) from None
+            raise
+        request.extensions["host_failed"] = True
         answer = super().handle_request(request)
+        request.extensions["host_failed"] = answer.status_code >= 500
         if answer.status_code == 429 and (wait_s := _retry_after_s(answer)):
-            self._budget.hold(wait_s)
+            with _database_for(_asked(request)):
+                self._budget.hold(wait_s)
             if wait_s > PATIENCE_S:
                 wait_s = min(wait_s, LONGEST_WAIT_S)
                 raise PlatformHeld(f"{_asked(request)}: 429, to be asked again in {wait_s:.0f} s", wait_s)
         return answer
 
 
+class _HeldAfterFailure(PlatformHeld):
+    """The budget ended the tries of a request at which the host had failed so far."""
+
+
 class _HostFails(Exception):
-    """A 5xx after all tries: counts against the host."""
+    """What a breaker counts."""
 
 
 class HttpMediaStream:
@@ -177,8 +199,10 @@ class Transport:
     login_url: where `/oauth/token` is; default: the API's host, with `login.` for a leading `api.` (Genesys Cloud).
     media_hosts: hosts that media may come from besides the API's own, as in `AddressRules`.
     budget: shared pacing of the API's requests. breakers: gives the circuit breaker of a name, `platform:<host>` or
-    `media:<host>`; it opens on hosts that give no answer or 5xx after all tries. refused: called with the reason of
-    each URL refused. backoff_s: base of the exponential backoff between tries, in seconds.
+    `media:<host>`; it opens on hosts that give no answer or 5xx after all tries. optional_paths: what of the API the
+    pipeline can do without for a while: trouble there opens a breaker of its own, `platform:<host>/<last part>`.
+    refused: called with the reason of each URL refused. backoff_s: base of the exponential backoff between tries, in
+    seconds. Plain http is for loopback only: the credentials would travel in the open.
     Raises: Unavailable, PlatformHeld, Refused, TransferBroken; their text has method, path, status and the platform's
     contextId (for media the host only: a media path can name a customer), never a query, header, body or token.
     """
@@ -193,11 +217,16 @@ class Transport:
         media_hosts: Collection[str] = (),
         budget: Budget | None = None,
         breakers: "Callable[[str], pybreaker.CircuitBreaker] | None" = None,
+        optional_paths: Collection[str] = (),
         refused: Callable[[str], None] | None = None,
         backoff_s: float = 0.25,
     ) -> None:
         self._base = _http_url(base_url, "platform URL (COMPLIANCE_PLATFORM_URL)")
-        self._login = _http_url(login_url, "login URL (COMPLIANCE_LOGIN_URL)") if login_url else _login_of(self._base)
+        self._login = _login_of(self._base)
+        if login_url:
+            self._login = _http_url(login_url, "login URL (COMPLIANCE_LOGIN_URL)")
+            if self._login.scheme != self._base.scheme == "https":
+                raise _in_the_open("login URL (COMPLIANCE_LOGIN_URL)")
         self._retry = Retry(
             total=TRIES - 1,
             allowed_methods=("GET", "PUT", "PATCH", "POST"),
@@ -230,9 +259,10 @@ class Transport:
             headers={"Accept-Encoding": "identity"},
             trust_env=False,
         )
-        self._breakers = breakers
-        self._own = threading.local()
+        self._breakers, self._optional_paths = breakers, optional_paths
+        self._made_breakers: dict[str, pybreaker.CircuitBreaker] = {}
         self._token: _HeldToken | None = None
+        self._no_token: tuple[type[PlatformError], str, float] | None = None
         self._token_lock = threading.Lock()
 
     def request(
@@ -325,7 +355,7 @@ class Transport:
             )
 
         try:
-            return self._guarded("platform", self._base, f"{method} {path}", send)
+            return self._guarded(self._breaker_name(path), self._base.host, f"{method} {path}", send)
         except httpx.HTTPError as error:
             effect = _effect(creates and not isinstance(error, _NEVER_SENT))
             raise Unavailable(f"{method} {path}: {type(error).__name__}{effect}") from None
@@ -339,7 +369,10 @@ class Transport:
             target = self._rules.check(url)
             request = self._media.build_request(method, target, headers=headers, content=content)
             response = self._guarded(
-                "media", target, f"media host {host}", lambda: self._media.send(request, stream=True)
+                f"media:{target.host}",
+                target.host,
+                f"media host {host}",
+                lambda: self._media.send(request, stream=True),
             )
         except Refused as error:
             raise Refused(f"media URL on {host}: {error}") from None
@@ -355,49 +388,67 @@ class Transport:
             raise
         return host, response
 
-    def _guarded(self, kind: str, url: httpx.URL, asked: str, send: Callable[[], httpx.Response]) -> httpx.Response:
-        """What `send` gives or raises, noted by the breaker of the URL's host. Raises PlatformHeld while it is open."""
+    def _breaker_name(self, path: str) -> str:
+        for optional in self._optional_paths:
+            if path == optional or path.startswith(f"{optional}/"):
+                return f"platform:{self._base.host}/{optional.rpartition('/')[2]}"
+        return f"platform:{self._base.host}"
+
+    def _guarded(self, name: str, host: str, asked: str, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """What `send` gives or raises, noted by the breaker `name`. Raises PlatformHeld while it is open.
+
+        The breaker learns the outcome only afterwards, for pybreaker knows failure and success and nothing else: a
+        request that ended before the host had its say (budget, database, address) would close it.
+        """
         if self._breakers is None:
             return send()
-        from pybreaker import CircuitBreakerError
-
         from compliance_pipeline.breaker import held_until
 
-        met: httpx.Response | httpx.HTTPError | None = None
-
-        def attempt() -> None:
-            nonlocal met
-            try:
-                met = send()
-            except httpx.HTTPError as error:
-                met = error
-                raise
-            if met.status_code >= 500:
-                raise _HostFails
-
-        # A breaker lets one call through at a time: each thread has its own.
-        held: dict[str, pybreaker.CircuitBreaker] = self._own.__dict__.setdefault("breakers", {})
-        name = f"{kind}:{url.host}"[:128]
-        if (breaker := held.get(name)) is None:
-            breaker = held[name] = self._breakers(name)
-            breaker.add_excluded_exception(PlatformError)
-        with suppress(CircuitBreakerError, _HostFails, httpx.HTTPError):
-            breaker.call(attempt)
-        if met is None:
+        with _database_for(asked):
+            if (breaker := self._made_breakers.get(name)) is None:
+                breaker = self._made_breakers[name] = self._breakers(name[:128])
             now = datetime.now(UTC)
-            for_s = max(((held_until(breaker, now) or now) - now).total_seconds(), 1.0)
-            raise PlatformHeld(f"{asked}: not asked, {url.host} has failed; asked again in {for_s:.0f} s", for_s)
-        if isinstance(met, httpx.HTTPError):
-            raise met
-        return met
+            until = held_until(breaker, now)
+        if until:
+            for_s = max((until - now).total_seconds(), 1.0)
+            said = f"{asked}: not asked, {host} has failed; asked again in {for_s:.0f} s"
+            raise PlatformHeld(said, for_s, host_failed=True)
+        try:
+            response = send()
+        except (httpx.HTTPError, _HeldAfterFailure):
+            _tell(breaker, failed=True)
+            raise
+        _tell(breaker, failed=response.status_code >= 500)
+        return response
 
     def _bearer(self, rejected: str | None = None) -> str:
         """The token in use, fetched if there is none, it is about to expire, or it is the `rejected` one."""
         with self._token_lock:
             held = self._token
             if held is None or held.value == rejected or time.monotonic() >= held.refresh_at:
-                held = self._token = self._fetch_token()
+                self._raise_recent_failure()
+                try:
+                    held = self._token = self._fetch_token()
+                except PlatformError as error:
+                    after_s = error.after_s if isinstance(error, Unavailable) and error.after_s else NO_TOKEN_S
+                    for_s = TOKEN_REFUSED_S if isinstance(error, Refused) else min(after_s, NO_TOKEN_S)
+                    # Not the error itself: its traceback would keep the frames that hold the secret.
+                    self._no_token = type(error), str(error), time.monotonic() + for_s
+                    raise
             return held.value
+
+    def _raise_recent_failure(self) -> None:
+        if self._no_token is None:
+            return
+        kind, said, until = self._no_token
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            return
+        if issubclass(kind, Refused):
+            raise Refused(said)
+        if issubclass(kind, PlatformHeld):
+            raise PlatformHeld(said, max(left_s, 1.0))
+        raise Unavailable(said, max(left_s, 1.0))
 
     def _fetch_token(self) -> _HeldToken:
         """OAuth2 client credentials (RFC 6749, 4.4). Asking twice is harmless, so it is retried like a GET."""
@@ -407,7 +458,10 @@ class Transport:
         url = self._login.copy_with(path=self._login.path.rstrip("/") + path)
         try:
             response = self._guarded(
-                "platform", url, f"POST {path}", lambda: self._api.post(url, data=form, auth=self._basic)
+                f"platform:{url.host}",
+                url.host,
+                f"POST {path}",
+                lambda: self._api.post(url, data=form, auth=self._basic),
             )
         except httpx.HTTPError as error:
             raise Unavailable(f"POST {path}: {type(error).__name__}; no token") from None
@@ -420,6 +474,30 @@ class Transport:
         token = parse(_Token, _json("POST", path, response), f"POST {path}")
         margin = min(TOKEN_MARGIN_S, token.expires_in * 0.1)
         return _HeldToken(token.access_token, asked_at + token.expires_in - margin)
+
+
+@contextmanager
+def _database_for(asked: str) -> Iterator[None]:
+    """What the operational database fails at becomes a platform's trouble: callers know how to wait."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise Unavailable(f"{asked}: the operational database failed ({type(error).__name__})") from None
+
+
+def _tell(breaker: "pybreaker.CircuitBreaker", *, failed: bool) -> None:
+    """Let the breaker count an outcome. The request is over: an answer is not lost because it can't be counted."""
+    from pybreaker import CircuitBreakerError
+
+    def outcome() -> None:
+        if failed:
+            raise _HostFails
+
+    try:
+        with suppress(CircuitBreakerError, _HostFails):
+            breaker.call(outcome)
+    except SQLAlchemyError as error:
+        _log.warning("circuit breaker %s: outcome not counted (%s)", breaker.name, type(error).__name__)
 
 
 def parse(model: type[Model], answer: Any, asked: str) -> Model:
@@ -546,7 +624,13 @@ def _http_url(text: str, what: str) -> httpx.URL:
         raise Refused(f"the {what} is not a URL") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise Refused(f"the {what} is not an http or https URL")
+    if url.scheme == "http" and not is_loopback(url.host):
+        raise _in_the_open(what)
     return url
+
+
+def _in_the_open(what: str) -> Refused:
+    return Refused(f"the {what} is http: credentials would travel in plain text; give an https URL")
 
 
 def _length(value: str | None) -> int | None:

@@ -8,7 +8,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -314,7 +314,9 @@ class Screenings:
     def _screening(self, request: ScreeningRequest, report: Report) -> Screening:
         transcript = None
         if request.transcript_url:
-            transcript = read_transcript(self._outbound.open_media(request.transcript_url), request.recording_id)
+            with suppress(Unavailable):  # the sound is screened all the same
+                opened_transcript = self._outbound.open_media(request.transcript_url)
+                transcript = read_transcript(opened_transcript, request.recording_id)
         if request.sealed:
             media = unseal(request.sealed, self._keys, request.recording_id, request.correlation_id)
             opened = MemoryMedia(media, request.content_type)

@@ -1,6 +1,9 @@
 import logging
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,6 +215,45 @@ def test_a_name_without_address_is_no_answer() -> None:
     assert reasons == []
 
 
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """The address of a server that sends a header without end, a byte at a time."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+    threading.Thread(target=drip, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+    listening.close()
+
+
+def test_headers_that_drip_are_given_up(dripping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compliance_pipeline.platforms.addresses.HEADERS_DEADLINE_S", 0.3)
+    allowed, _ = rules("127.0.0.1", schemes=("http",))
+    began = time.monotonic()
+    with pytest.raises(httpx.ReadTimeout):
+        ask(allowed, dripping)
+    assert 0.25 < time.monotonic() - began < 2
+
+
+def test_the_deadline_of_the_headers_is_not_the_bodys(media_host: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compliance_pipeline.platforms.addresses.HEADERS_DEADLINE_S", 0.3)
+    media_host.plan("GET", "/x", *[Reply(200, b"x" * 10_000_000)] * 2)
+    allowed, _ = rules("127.0.0.1", schemes=("http",))
+    with httpx.Client(transport=CheckedTransport(allowed)) as client:
+        for _ in range(2):
+            with client.stream("GET", f"{media_host.url}/x") as answer:
+                time.sleep(0.4)
+                assert len(answer.read()) == 10_000_000
+
+
 # --- as the transport uses them
 
 
@@ -248,6 +291,24 @@ def test_refusals_are_counted_in_the_database_that_all_share(tmp_path: Path, med
         URL_REFUSED + "scheme": 1,
         URL_REFUSED + "redirect": 1,
     }
+    transport.close()
+    engine.dispose()
+
+
+def test_a_refusal_that_cannot_be_counted_is_still_a_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, media_host: Server
+) -> None:
+    settings = Settings(home=tmp_path, _env_file=None, platform_url=media_host.url)
+    engine = connect(settings.inbox_database_url)
+    transport = transport_of(settings, engine)
+    with pytest.raises(Refused), transport.open_media("ftp://127.0.0.1/"):
+        pass
+    with engine.begin() as connection:
+        for table in sa.inspect(connection).get_table_names():
+            connection.exec_driver_sql(f'DROP TABLE "{table}"')
+    with pytest.raises(Refused), transport.open_media("ftp://127.0.0.1/"):
+        pass
+    assert "not counted: OperationalError" in caplog.text
     transport.close()
     engine.dispose()
 

@@ -61,6 +61,17 @@ def joined(*files: bytes, told: bool = True) -> bytes:
     return b"".join(InterleavedStream([Served(file, told=told) for file in files]))
 
 
+def until_broken(stream: InterleavedStream) -> tuple[bytes, str]:
+    """What was given out, and why the transfer is called broken."""
+    given_out = bytearray()
+    try:
+        for chunk in stream:
+            given_out += chunk
+    except TransferBroken as error:
+        return bytes(given_out), str(error)
+    return bytes(given_out), ""
+
+
 def read(data: bytes) -> tuple[int, int, int, bytes]:
     with wave.open(io.BytesIO(data)) as file:
         return file.getnchannels(), file.getframerate(), file.getsampwidth(), file.readframes(file.getnframes())
@@ -99,7 +110,7 @@ def test_other_chunks_before_and_after_the_sound_are_left_out() -> None:
     )
 
 
-@pytest.mark.parametrize("says", [0, UNTOLD])
+@pytest.mark.parametrize("says", [0, UNTOLD, 0x7FFFF000, 0x7FFFFFFF])
 def test_a_header_that_does_not_say_the_length_is_made_up_for_by_the_host(says: int) -> None:
     files = [wav(b"\x01\x02\x03\x04", says=says), wav(b"\x11\x12\x13\x14", says=says)]
     assert read(joined(*files))[3] == b"\x01\x02\x11\x12\x03\x04\x13\x14"
@@ -143,6 +154,53 @@ def test_files_that_can_not_be_joined_are_refused_with_the_reason(other: bytes, 
 def test_a_file_that_may_be_whole_next_time_is_a_broken_transfer(other: bytes, reason: str) -> None:
     with pytest.raises(TransferBroken, match=reason):
         joined(wav(b"\0\0"), other)
+
+
+@pytest.mark.parametrize("sizes", [(65536,), (1,), (45, 7)])
+@pytest.mark.parametrize(
+    "after",
+    [
+        b"\x01\x02" * 50,
+        b"\0" * 100,
+        b"data" + pack("<I", 200) + bytes(100),
+        b"RIFF" + pack("<I", 0x7FFFFFFF) + bytes(100),
+    ],
+)
+def test_sound_after_the_size_that_the_header_says_is_a_broken_transfer(after: bytes, sizes: tuple[int, ...]) -> None:
+    files = [wav(b"\x01\x02" * 50), wav(b"\x11\x12" * 50, after=after)]
+    given_out, why = until_broken(InterleavedStream([Served(file, sizes) for file in files]))
+    assert f"channel 1: {len(after)} bytes follow the 100 bytes" in why
+    assert given_out.endswith(b"\x01\x02\x11\x12" * 50), "what was heard until then is screened"
+
+
+@pytest.mark.parametrize("sizes", [(65536,), (1,)])
+def test_a_byte_of_padding_and_chunks_after_it_are_no_sound(sizes: tuple[int, ...]) -> None:
+    odd = wav(b"abc", tag=7, bits=8, after=b"\0LIST" + pack("<I", 4) + b"INFO")
+    padded = wav(b"xyz", tag=7, bits=8, after=b"\0")
+    data = b"".join(InterleavedStream([Served(odd, sizes), Served(padded, sizes)]))
+    assert data.endswith(b"axbycz")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "broken"),
+    [
+        ((10, 8.1), False),
+        ((10, 7.9), True),
+        ((100, 95.5), False),
+        ((100, 94), True),
+        ((94, 100), True),
+        ((1.5, 0.01), False),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_channel_that_ends_much_earlier_than_the_other_is_cut_off(
+    seconds: tuple[float, float], broken: bool, told: bool
+) -> None:
+    size = None if told else UNTOLD
+    files = [wav(b"\x80" * round(8000 * length), tag=7, bits=8, says=size) for length in seconds]
+    given_out, why = until_broken(InterleavedStream([Served(file, told=told) for file in files]))
+    assert ("ends after" in why) is broken
+    assert len(given_out) > 2 * 8000 * max(seconds), "what was heard until then is screened"
 
 
 def test_a_page_in_place_of_a_channel_is_judged_as_one_in_place_of_a_file() -> None:

@@ -3,7 +3,9 @@ import json
 import re
 import wave
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from compliance_pipeline.contracts.event import Channel, Direction, EventType
 from compliance_pipeline.contracts.policy import Annotation
+from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
 from compliance_pipeline.platforms import cloud
 from compliance_pipeline.platforms.cloud import (
@@ -34,15 +37,22 @@ from compliance_pipeline.platforms.port import (
     NotYet,
     Platform,
     PlatformError,
+    PlatformHeld,
     Ready,
     Refused,
     Unavailable,
 )
 from compliance_pipeline.platforms.transport import Transport
-from compliance_pipeline.screening.transcripts import parse_transcript
+from compliance_pipeline.screening.engine import EmbeddedEngine, facts_of
+from compliance_pipeline.screening.policy import evaluate, judge, load_policy
+from compliance_pipeline.screening.transcripts import SMALL_IMAGE_BYTES, parse_transcript
 from compliance_pipeline_tests.contract.conformance import check_exchange
 from compliance_pipeline_tests.platforms.loopback import CLIENT, Asked, Reply, Server, no, ok
 
+pytestmark = pytest.mark.usefixtures("by_the_contract")
+
+POLICY = load_policy()
+ENGINE = EmbeddedEngine(POLICY, "the key of these tests")
 CONVERSATION = "c0000000-0000-4000-8000-000000000001"
 RECORDING = "d0000000-0000-4000-8000-000000000001"
 ID = f"{CONVERSATION}:{RECORDING}"
@@ -128,7 +138,8 @@ class CloudServer(Server):
             return self._call_back(asked.json)
         if asked.path == DETAILS:
             page = asked.json["paging"]
-            found = self.conversations if "segmentFilters" not in asked.json else self._called()
+            assert asked.json["order"] == "desc"
+            found = self._by_end(asked.json["interval"]) if "segmentFilters" not in asked.json else self._called()
             start = (page["pageNumber"] - 1) * page["pageSize"]
             return {"conversations": found[start : start + page["pageSize"]], "totalHits": len(found)}
         if asked.path == PROTECTION:
@@ -163,6 +174,19 @@ class CloudServer(Server):
 
     def _named(self, kind: str, name: str) -> list[dict[str, Any]]:
         return [{"id": id_, "name": there} for there, id_ in self.names[kind].items() if there == name]
+
+    def _by_end(self, interval: str) -> list[dict[str, Any]]:
+        """Those that started on a day of the interval; unfinished ones where the test has put them."""
+        since, until = interval.split("/")
+        of_interval = [one for one in self.conversations if since[:10] <= one["conversationStart"][:10] <= until[:10]]
+        ends = iter(
+            sorted(
+                (one for one in of_interval if one["conversationEnd"]),
+                key=lambda one: datetime.fromisoformat(one["conversationEnd"]),
+                reverse=True,
+            )
+        )
+        return [next(ends) if one["conversationEnd"] else one for one in of_interval]
 
     def _call_back(self, body: Mapping[str, Any]) -> dict[str, Any]:
         self.callbacks.append({"conversationId": f"callback-{len(self.callbacks) + 1}", **body})
@@ -280,7 +304,7 @@ def test_a_recording_is_found_in_its_conversations_list_with_one_request(
         (uris("1"), "https://media.test/1.wav", ()),
         (uris("1", "0"), "https://media.test/0.wav", ("https://media.test/0.wav", "https://media.test/1.wav")),
         (uris("0", "1", "S"), "https://media.test/S.wav", ()),
-        ({"0": {"mediaUri": None}} | uris("1"), "https://media.test/1.wav", ()),
+        ({"0": {"mediaUri": None}, "1": {"mediaUri": None}} | uris("S"), "https://media.test/S.wav", ()),
     ],
 )
 def test_the_media_are_one_file_or_one_a_channel(
@@ -305,6 +329,8 @@ def test_the_media_are_one_file_or_one_a_channel(
         (ok([call(mediaUris=None, estimatedTranscodeTimeMs=2500)], 202), 2.5),
         (ok([call(mediaUris=None)], 202), None),
         (ok([call(mediaUris={})]), None),
+        (ok([call(mediaUris=uris("0") | {"1": None})]), None),
+        (ok([call(mediaUris={"0": {"mediaUri": None}} | uris("1"))]), None),
         (ok([call(mediaUris=None, estimatedTranscodeTimeMs=800)]), 0.8),
         (ok([]), None),
         (ok([call(id="another")]), None),
@@ -336,7 +362,7 @@ def test_of_a_202_what_is_there_already_is_used(server: CloudServer, platform: C
         ("RESTORING", NotYet, "RESTORING"),
         ("THAWING", NotYet, "THAWING"),
         ("4111 1111", NotYet, "not a word"),
-        ("ARCHIVED", Gone, "restored first"),
+        ("ARCHIVED", Gone, "restore it"),
         ("DELETED", Gone, "deleted"),
         ("ERROR", Gone, "failed"),
     ],
@@ -348,6 +374,7 @@ def test_each_file_state_has_its_outcome_unknown_ones_too(
     location = platform.locate(ID)
     assert isinstance(location, kind)
     assert why in getattr(location, "why", "")
+    assert getattr(location, "after_s", None) == (60.0 if state == "RESTORING" else None)
 
 
 @pytest.mark.parametrize("fields", [{"media": "screen"}, {"mediaSubtype": "Screen"}])
@@ -417,6 +444,15 @@ def read(platform: CloudPlatform, location: object) -> list[tuple[str, int, str]
         return [(turn.speaker, turn.start_ms, turn.text) for turn in parse_transcript(data, stream.content_type).turns]
 
 
+def verdict(platform: CloudPlatform, location: object, channel: Channel) -> tuple[VerdictValue, str | None]:
+    """What follows for the recording, and why it was not screened to its end."""
+    assert isinstance(location, Ready)
+    with platform.open_media(location.media) as stream:
+        screening = ENGINE.screen(stream, channel)
+    outcomes = evaluate(screening.findings, facts_of(screening, channel), POLICY)
+    return judge(ID, "c-1", outcomes, screening.unscreenable).verdict, screening.unscreenable
+
+
 def test_a_chat_comes_with_the_answer(server: CloudServer, platform: CloudPlatform) -> None:
     chat = [
         {"body": "Hello", "utc": "2026-03-04T11:00:00.000Z", "participantPurpose": "agent", "bodyType": "STANDARD"},
@@ -444,7 +480,104 @@ def test_messages_come_with_their_buttons_and_cards(server: CloudServer, platfor
         },
     ]
     server.recordings[CONVERSATION] = [call(media="message", messagingTranscript=messages, mediaUris=None)]
-    assert read(platform, platform.locate(ID)) == [("customer", 0, "my card"), ("agent", 1000, "Yes\n4111\n1111")]
+    location = platform.locate(ID)
+    assert read(platform, location) == [("customer", 0, "my card"), ("agent", 1000, "4111\n1111\nYes")]
+    assert verdict(platform, location, Channel.CHAT) == (VerdictValue.NO_VIOLATION, None)
+
+
+PICTURE = "https://media.test/card.jpg"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"messageMediaAttachments": [{"mediaType": "image/jpeg", "url": PICTURE, "name": "card.jpg"}]},
+        {"messageMediaAttachments": [{"url": PICTURE}]},
+        {"messageStickerAttachments": [{"url": PICTURE}]},
+        {"story": {"type": "Reply", "url": PICTURE}},
+        {"cards": [{"title": "Look", "image": PICTURE}]},
+        {"roadsideAssistance": {"photos": [{"imageUrl": PICTURE}]}},
+    ],
+)
+def test_media_in_a_message_that_nobody_read_keeps_it_from_being_clean(
+    server: CloudServer, platform: CloudPlatform, more: dict[str, Any]
+) -> None:
+    messages = [{"messageText": "Here is my card", "purpose": "customer"} | more]
+    server.recordings[CONVERSATION] = [call(media="message", messagingTranscript=messages, mediaUris=None)]
+    said = verdict(platform, platform.locate(ID), Channel.CHAT)
+    assert said == (VerdictValue.UNSCREENABLE, "unread_attachment")
+    messages[0]["messageText"] = "My card is 4111 1111 1111 1111"
+    assert verdict(platform, platform.locate(ID), Channel.CHAT)[0] is VerdictValue.VIOLATION_DETECTED
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"paymentRequest": {"requestTitle": "Order", "lineItems": [{"label": "4111 1111 1111 1111"}]}},
+        {"interactiveApplication": {"receivedMessage": {"title": "4111 1111 1111 1111"}}},
+        {"roadsideAssistance": {"vehicle": {"notes": "4111 1111 1111 1111"}}},
+        {"datePicker": {"subtitle": "4111 1111 1111 1111"}},
+        {"aNewKindOfPart": ["4111 1111 1111 1111"]},
+    ],
+)
+def test_every_text_that_a_message_shows_is_read(
+    server: CloudServer, platform: CloudPlatform, more: dict[str, Any]
+) -> None:
+    messages = [{"purpose": "customer", "id": "5500005555555559", "timestamp": "2026-03-04T11:00:00.000Z"} | more]
+    server.recordings[CONVERSATION] = [call(media="message", messagingTranscript=messages, mediaUris=None)]
+    found = (VerdictValue.VIOLATION_DETECTED, VerdictValue.REVIEW_REQUIRED)
+    assert verdict(platform, platform.locate(ID), Channel.CHAT)[0] in found
+    messages = [{"purpose": "customer", "messageText": "Hello", "id": "5500005555555559"}]
+    server.recordings[CONVERSATION] = [call(media="message", messagingTranscript=messages, mediaUris=None)]
+    assert verdict(platform, platform.locate(ID), Channel.CHAT) == (VerdictValue.NO_VIOLATION, None)
+
+
+def mailed(text: str, *attachments: dict[str, Any], html: str | None = None) -> dict[str, Any]:
+    mail = {"subject": "My order", "textBody": text, "htmlBody": html, "attachments": list(attachments)}
+    return call(media="email", emailTranscript=[mail], mediaUris=None)
+
+
+@pytest.mark.parametrize(
+    "attached",
+    [
+        {"name": "card.txt", "contentType": "text/plain", "contentLength": 20},
+        {"name": "card.html", "contentType": "text/html"},
+        {"name": "card.json", "contentType": "application/json", "contentLength": 20},
+        {"name": "card.pdf", "contentType": "application/pdf", "contentLength": 900},
+        {"name": "card.eml", "contentType": "message/rfc822", "contentLength": 900},
+        {"name": "card.zip", "contentType": "what is this"},
+        {"name": "photo.jpg", "contentType": "image/jpeg", "contentLength": 900},
+        {"name": "image001.jpg", "contentType": "image/jpeg", "contentLength": SMALL_IMAGE_BYTES + 1},
+        {"name": "image001.jpg", "contentType": "image/jpeg"},
+        {},
+    ],
+)
+def test_an_attachment_that_was_not_fetched_keeps_a_mail_from_being_clean(
+    server: CloudServer, platform: CloudPlatform, attached: dict[str, Any]
+) -> None:
+    server.recordings[CONVERSATION] = [mailed("Here is my card.", attached)]
+    said = verdict(platform, platform.locate(ID), Channel.EMAIL)
+    assert said == (VerdictValue.UNSCREENABLE, "unread_attachment")
+    server.recordings[CONVERSATION] = [mailed("My card is 4111 1111 1111 1111.", attached)]
+    assert verdict(platform, platform.locate(ID), Channel.EMAIL)[0] is VerdictValue.VIOLATION_DETECTED
+
+
+@pytest.mark.parametrize(
+    "attached",
+    [
+        {"name": "image001.png", "contentType": "image/png", "contentLength": 6000},
+        {"name": "logo.png", "contentType": "image/png", "contentLength": SMALL_IMAGE_BYTES},
+        {"attachmentId": "logo@example", "contentType": "image/gif; x=y", "contentLength": 10},
+        {"name": "signature.asc", "contentType": "application/pgp-signature", "contentLength": 800},
+        {"name": "empty.pdf", "contentType": "application/pdf", "contentLength": 0},
+    ],
+)
+def test_the_logo_of_a_signature_does_not(
+    server: CloudServer, platform: CloudPlatform, attached: dict[str, Any]
+) -> None:
+    html = '<img src="cid:logo.png"><img src="cid:logo@example">'
+    server.recordings[CONVERSATION] = [mailed("Where is my order?", attached, html=html)]
+    assert verdict(platform, platform.locate(ID), Channel.EMAIL) == (VerdictValue.NO_VIOLATION, None)
 
 
 def test_e_mails_come_as_mail_with_what_was_attached_named_by_kind_only(
@@ -469,7 +602,7 @@ def test_e_mails_come_as_mail_with_what_was_attached_named_by_kind_only(
         assert "Bill Bcc: x" in words
         assert b"jane" not in location.media.content
         unread = parse_transcript(location.media.content, location.media.content_type).unread
-        assert unread == ("application/pdf", "application/octet-stream")
+        assert unread == ("application/pdf", "text/plain")
     assert "Re: Bill" in words
     assert "Thank you" in words
 
@@ -525,27 +658,48 @@ def test_a_call_has_its_transcript_where_the_platform_made_one(server: CloudServ
 
 
 def test_a_missing_permission_for_transcripts_is_remembered_for_a_while(
-    server: CloudServer, platform: CloudPlatform, clock: Ticking
+    server: CloudServer, platform: CloudPlatform, clock: Ticking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cloud, "ASK_AGAIN_S", 0.0)
     server.recordings[CONVERSATION] = [call(sessionId=SESSION)]
-    server.plan("GET", TRANSCRIPT, MISSING, ok({"url": "https://media.test/t.json"}))
+    server.plan("GET", TRANSCRIPT, MISSING, MISSING, ok({"url": "https://media.test/t.json"}))
     for _ in range(3):
         location = platform.locate(ID)
         assert isinstance(location, Ready)
         assert location.transcript is None
-    assert len(server.calls("GET", TRANSCRIPT)) == 1
+    assert len(server.calls("GET", TRANSCRIPT)) == 2
     clock.now += cloud.PERMISSION_MEMORY
     location = platform.locate(ID)
     assert isinstance(location, Ready)
     assert location.transcript
 
 
-def test_a_recording_waits_while_its_transcript_can_not_be_asked_for(
-    server: CloudServer, platform: CloudPlatform
+def test_a_permission_for_transcripts_that_is_missing_for_a_moment_costs_no_transcript(
+    server: CloudServer, platform: CloudPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "ASK_AGAIN_S", 0.0)
+    server.recordings[CONVERSATION] = [call(sessionId=SESSION)]
+    server.plan("GET", TRANSCRIPT, MISSING, ok({"url": "https://media.test/t.json"}))
+    location = platform.locate(ID)
+    assert isinstance(location, Ready)
+    assert location.transcript
+
+
+def test_a_transcript_that_can_not_be_had_for_now_does_not_keep_the_sound_from_being_screened(
+    server: CloudServer, platform: CloudPlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.recordings[CONVERSATION] = [call(sessionId=SESSION)]
     server.plan("GET", TRANSCRIPT, *[no(503)] * 5)
-    with pytest.raises(Unavailable):
+    location = platform.locate(ID)
+    assert isinstance(location, Ready)
+    assert location.transcript is None
+    assert f"recording {ID}: its transcript" in caplog.text
+
+
+def test_a_transcript_waits_where_the_budget_of_requests_is_spent(server: CloudServer, platform: CloudPlatform) -> None:
+    server.recordings[CONVERSATION] = [call(sessionId=SESSION)]
+    server.plan("GET", TRANSCRIPT, *[no(429)] * 5)
+    with pytest.raises(PlatformHeld):
         platform.locate(ID)
 
 
@@ -620,6 +774,26 @@ def test_the_verdict_does_not_depend_on_the_way_the_media_came(server: CloudServ
     )
     assert fetched.annotations == frozenset({Annotation.SECURE_PAUSE})
     assert isinstance(platform.locate(IDS[1]), Gone)
+
+
+def test_the_metadata_of_a_conversation_is_asked_for_once_for_all_that_a_batch_has_of_it(
+    server: CloudServer, platform: CloudPlatform, clock: Ticking
+) -> None:
+    server.recordings["c-0"] = [call(id=f"r-{n}", conversationId="c-0") for n in range(12)]
+    ids = [f"c-0:r-{n}" for n in range(12)]
+    results = [result(n, conversationId="c-0") for n in range(12)]
+    batch(server, ok({"status": "Completed", "results": results}))
+    platform.prefetch(ids)
+    path = f"{CONVERSATIONS}/c-0/recordingmetadata"
+    assert [url_of(platform, one) for one in ids] == [f"https://media.test/{n}.ogg" for n in range(12)]
+    assert len(server.calls("GET", path)) == 1
+    batch(server, ok({"status": "Completed", "results": results}), job="job-2")
+    platform.prefetch(ids)
+    server.recordings["c-0"][0]["fileState"] = "DELETED"
+    assert isinstance(platform.locate(ids[0]), Gone), "what was known before the batch is not used for it"
+    clock.now += cloud.BATCH_FRESH + timedelta(seconds=1)
+    assert url_of(platform, ids[1]) == "https://media.test/a.wav"
+    assert len(server.calls("GET", path)) == 2
 
 
 def test_an_old_result_of_a_batch_is_not_used(server: CloudServer, platform: CloudPlatform, clock: Ticking) -> None:
@@ -716,11 +890,17 @@ def test_a_conversations_recordings_are_announced_by_its_metadata(server: CloudS
         platform.recordings_of(CONVERSATION)
 
 
-def ended(n: int, at: datetime | None, *recorded: bool | None, media: str = "voice") -> dict[str, Any]:
+def ended(
+    n: int,
+    at: datetime | None,
+    *recorded: bool | None,
+    media: str = "voice",
+    lasted: timedelta = timedelta(minutes=5),
+) -> dict[str, Any]:
     sessions = [{"mediaType": media} | ({} if one is None else {"recording": one}) for one in recorded]
     return {
         "conversationId": f"conversation-{n}",
-        "conversationStart": "2026-03-01T00:00:00.000Z",
+        "conversationStart": ((at or NOW) - lasted).isoformat(),
         "conversationEnd": at.isoformat() if at else None,
         "originatingDirection": "inbound",
         "participants": [{"sessions": sessions}],
@@ -732,35 +912,88 @@ def test_the_sweep_lists_what_ended_in_the_hours_and_may_be_recorded(
 ) -> None:
     since, until = NOW - timedelta(hours=2), NOW
     server.conversations = [
-        ended(1, since, True, False),
         ended(2, until, True),
-        ended(3, since - timedelta(seconds=1), True),
+        ended(1, since, True, False),
         ended(4, None, True),
         ended(5, since, False, None),
         ended(6, since, None, None, media="message"),
         ended(7, since, False),
+        ended(8, since, False, False, media="email"),
         ended(1, since, True, False),
         *(ended(n, since, True, media="email") for n in range(100, 300)),
+        ended(3, since - timedelta(seconds=1), True),
     ]
     events = list(platform.list_available(since, until))
-    assert [event.recording_id for event in events[:2]] == ["conversation-1", "conversation-6"]
-    assert len(events) == 202
+    assert [event.recording_id for event in events[:4]] == [f"conversation-{n}" for n in (1, 5, 6, 8)]
+    assert len(events) == 204
     assert all(event.is_conversation and event.event_time == since for event in events)
-    assert [events[n].channel for n in (0, 1, 2)] == [Channel.VOICE, Channel.CHAT, Channel.EMAIL]
+    assert [events[n].channel for n in (0, 2, 3)] == [Channel.VOICE, Channel.CHAT, Channel.EMAIL]
     assert {event.direction for event in events} == {Direction.INBOUND}
     asked = server.calls("POST", DETAILS)
     assert [one.json["paging"] for one in asked] == [{"pageSize": 100, "pageNumber": n} for n in (1, 2, 3)]
-    assert {one.json["interval"] for one in asked} == {"2026-03-03T10:00:00.000Z/2026-03-04T12:00:00.000Z"}
+    assert {one.json["interval"] for one in asked} == {"2026-02-01T12:00:00.000Z/2026-03-04T12:00:00.000Z"}
 
 
-def test_a_long_sweep_asks_for_a_month_at_a_time_and_lists_each_conversation_once(
+def test_flags_of_sound_say_nothing_about_a_conversation_that_was_written_as_well(
     server: CloudServer, platform: CloudPlatform
 ) -> None:
-    server.conversations = [ended(1, NOW - timedelta(days=3), True)]
-    assert len(list(platform.list_available(NOW - timedelta(days=70), NOW))) == 1
+    at = NOW - timedelta(minutes=1)
+    both = ended(1, at, False)
+    both["participants"][0]["sessions"].append({"mediaType": "message", "recording": False})
+    server.conversations = [both, ended(2, at, False, media="callback"), ended(3, at)]
+    assert [event.recording_id for event in platform.list_available(NOW - timedelta(hours=1), NOW)] == [
+        "conversation-1",
+        "conversation-3",
+    ]
+
+
+def test_a_sweep_costs_what_ended_in_its_hours_however_much_there_was_before(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    since = NOW - timedelta(hours=2)
+    server.conversations = [
+        *(ended(n, NOW - timedelta(minutes=5), True) for n in range(150)),
+        *(ended(n, since - timedelta(minutes=n), True) for n in range(1000, 5000)),
+    ]
+    assert len(list(platform.list_available(since, NOW))) == 150
+    assert len(server.calls("POST", DETAILS)) == 3
+
+
+@pytest.mark.parametrize("where", ["first", "last", "among"])
+def test_unfinished_conversations_are_passed_over_wherever_the_platform_sorts_them(
+    server: CloudServer, platform: CloudPlatform, where: str
+) -> None:
+    since = NOW - timedelta(hours=2)
+    finished = [ended(n, NOW - timedelta(minutes=5), True) for n in range(120)]
+    finished += [ended(n, since - timedelta(minutes=n), True) for n in range(1000, 1200)]
+    unfinished = [ended(n, None, True) for n in range(2000, 2250)]
+    server.conversations = {
+        "first": [*unfinished, *finished],
+        "last": [*finished, *unfinished],
+        "among": [*finished[:50], *unfinished, *finished[50:]],
+    }[where]
+    assert len(list(platform.list_available(since, NOW))) == 120
+
+
+def test_a_conversation_of_several_days_is_swept_when_it_ends(server: CloudServer, platform: CloudPlatform) -> None:
+    since = NOW - timedelta(hours=2)
+    server.conversations = [
+        ended(1, NOW - timedelta(minutes=5), None, media="email", lasted=timedelta(days=days)) for days in (25, 40)
+    ]
+    assert [event.start_time for event in platform.list_available(since, NOW)] == [NOW - timedelta(days=25, minutes=5)]
+
+
+def test_a_long_sweep_asks_day_by_day_and_lists_each_conversation_once(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    ends = [NOW - timedelta(days=days) for days in (0.5, 3, 8, 9.5)]
+    server.conversations = [ended(n, at, True) for n, at in enumerate(ends)]
+    events = list(platform.list_available(NOW - timedelta(days=9, hours=1), NOW))
+    assert sorted(event.recording_id for event in events) == [f"conversation-{n}" for n in range(3)]
     intervals = [one.json["interval"].split("/") for one in server.calls("POST", DETAILS)]
-    lengths = [datetime.fromisoformat(end) - datetime.fromisoformat(start) for start, end in intervals]
-    assert lengths == [timedelta(days=31), timedelta(days=31), timedelta(days=11)]
+    lengths = {datetime.fromisoformat(end) - datetime.fromisoformat(start) for start, end in intervals}
+    assert lengths == {timedelta(days=31)}
+    assert len(intervals) == 10
 
 
 # Media
@@ -810,8 +1043,34 @@ def test_a_violation_is_marked_at_its_place_and_on_the_conversation_once(
     assert note["description"] == "compliance_status=VIOLATION_DETECTED; violation_type=PCI_PAN; at_ms=12500"
     assert server.external_tags == {CONVERSATION: "compliance:VIOLATION_DETECTED:PCI_PAN"}
     assert len(server.calls("PUT", f"{PATH}/tags")) == 1
-    platform.tag(ID, TAGS, 30000)
-    assert [note["location"] for note in server.notes[RECORDING]] == [12500, 30000]
+    for at_ms in (30000, 125, 1250):
+        platform.tag(ID, TAGS, at_ms)
+    assert [note["location"] for note in server.notes[RECORDING]] == [12500, 30000, 125, 1250]
+
+
+def test_a_conversation_that_is_slow_to_tag_keeps_no_other_waiting(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    others = [str(UUID(int=n)) for n in range(8)]
+    server.external_tags = dict.fromkeys([CONVERSATION, *others])
+    asked, go_on = Event(), Event()
+
+    def slow(one: Asked) -> Reply:
+        asked.set()
+        assert go_on.wait(20)
+        return server.answer(one)
+
+    server.plan("GET", PATH, slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(platform.tag, ID, TAGS, 1)
+        assert asked.wait(20)
+        try:
+            for conversation in others:
+                pool.submit(platform.tag, f"{conversation}:r-1", TAGS, 1).result(20)
+        finally:
+            go_on.set()
+        first.result(20)
+    assert set(server.external_tags.values()) == {"compliance:VIOLATION_DETECTED:PCI_PAN"}
 
 
 def test_the_gravest_recording_of_a_conversation_names_it(server: CloudServer, platform: CloudPlatform) -> None:
@@ -965,7 +1224,11 @@ def test_names_are_resolved_for_the_check_the_workbin_where_one_is_set(
     server: CloudServer, platform: CloudPlatform
 ) -> None:
     queues = [ITEM.queue, CALLBACK.queue]
-    expected = {f"queue {ITEM.queue}": "q-1", f"queue {CALLBACK.queue}": "q-2", "worktype Compliance review": "t-1"}
+    expected: dict[str, Any] = {
+        f"queue '{ITEM.queue}'": "q-1",
+        f"queue '{CALLBACK.queue}'": "q-2",
+        "worktype 'Compliance review'": "t-1",
+    }
     assert platform.names(queues) == expected
     with_bin = CloudPlatform(
         Transport(server.url, *CLIENT, backoff_s=0.001),
@@ -973,7 +1236,18 @@ def test_names_are_resolved_for_the_check_the_workbin_where_one_is_set(
         workbin="Compliance",
         supervisor_number=None,
     )
-    assert with_bin.names(queues) == expected | {"workbin Compliance": "b-1"}
+    assert with_bin.names(queues) == expected | {"workbin 'Compliance'": "b-1"}
+    server.names["worktypes"].clear()
+    unknown = CloudPlatform(
+        Transport(server.url, *CLIENT, backoff_s=0.001),
+        work_item_type="Nothing",
+        workbin=None,
+        supervisor_number=None,
+    )
+    found = unknown.names(["nowhere", ITEM.queue])
+    assert [isinstance(one, Refused) for one in found.values()] == [True, False, True]
+    assert found[f"queue '{ITEM.queue}'"] == "q-1"
+    unknown.close()
     with_bin.open_work_item(ITEM)
     assert server.calls("POST", WORK_ITEMS)[0].json["workbinId"] == "b-1"
     server.plan("GET", QUEUES, ok({"entities": [{"id": "x", "name": "two"}, {"id": "y", "name": "two"}]}))
@@ -1014,13 +1288,38 @@ def test_a_callback_whose_answer_is_lost_is_looked_up_by_a_later_try(
 
     server.analytics_lags = True
     server.plan("POST", CALLBACKS, made_and_dropped)
-    with pytest.raises(Unavailable, match="look it up"):
+    with pytest.raises(Unavailable, match="look it up") as caught:
         platform.request_callback(CALLBACK)
+    assert caught.value.after_s == platform.callback_lag_s == 900
     server.analytics_lags = False
     assert platform.request_callback(CALLBACK) == "callback-1"
     assert len(server.callbacks) == 1
     other = CALLBACK.model_copy(update={"key": f"{ID}/OTHER/supervisor_callback"})
     assert platform.request_callback(other) == "callback-2"
+    start, end = server.calls("POST", DETAILS)[-1].json["interval"].split("/")
+    assert datetime.fromisoformat(start) <= NOW - timedelta(days=3)
+    assert datetime.fromisoformat(end) > NOW
+
+
+def test_a_callback_whose_answer_is_lost_is_found_at_once_where_analytics_has_it(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    def made_and_dropped(asked: Asked) -> Reply:
+        server.answer(asked)
+        return Reply(drop=True)
+
+    server.plan("POST", CALLBACKS, made_and_dropped)
+    assert platform.request_callback(CALLBACK) == "callback-1"
+
+
+def test_a_callback_is_not_made_again_before_the_lag_where_it_can_not_be_looked_up_either(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    server.plan("POST", CALLBACKS, Reply(drop=True))
+    server.plan("POST", DETAILS, ok({"totalHits": 0}), *[no(503)] * 5)
+    with pytest.raises(Unavailable, match="look it up") as caught:
+        platform.request_callback(CALLBACK)
+    assert caught.value.after_s == 900
 
 
 def test_without_a_number_no_supervisor_is_called_and_the_setting_is_named(server: CloudServer) -> None:

@@ -19,6 +19,8 @@ from compliance_pipeline.sandbox.platform import PlatformState, serve
 from compliance_pipeline.settings import Settings
 from compliance_pipeline_tests.platforms.loopback import Asked, GuideServer, Reply, no, ok
 
+pytestmark = pytest.mark.usefixtures("by_the_contract")
+
 PATH = "/api/v2/recordings/rec-1"
 ITEM = WorkItem(
     key="rec-1/PCI-DTMF/create_work_item",

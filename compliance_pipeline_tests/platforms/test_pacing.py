@@ -120,6 +120,76 @@ def test_a_hold_stops_everybody_even_one_who_waits_for_a_slot(engine: sa.Engine)
     Budget(engine, "another", 600).take(0)
 
 
+def test_a_hold_that_outlasts_the_patience_says_how_long_it_is(engine: sa.Engine) -> None:
+    mine, theirs = Budget(engine, "b", 120, burst=1), Budget(engine, "b", 120, burst=1)
+    theirs.take()
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(theirs.take, 0.55)
+        time.sleep(0.1)
+        mine.hold(30)
+        with pytest.raises(PlatformHeld) as held:
+            waits.result(5)
+    assert 25 < held.value.for_s <= 31
+
+
+def test_nobody_is_held_for_less_than_a_second(engine: sa.Engine) -> None:
+    budget = Budget(engine, "b", 600, burst=1)
+    budget.take()
+    with pytest.raises(PlatformHeld) as held:
+        budget.take(0.0)
+    assert held.value.for_s == 1.0
+
+
+def test_who_waited_as_long_as_he_would_takes_the_slot_that_is_free_then(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(engine, "b", 600, burst=1)
+    budget.take()
+
+    # Another's hold is seen right after the wait, and is over when the slot is asked for again.
+    def held_meanwhile() -> bool:
+        time.sleep(0.3)
+        return True
+
+    monkeypatch.setattr(budget, "_held", held_meanwhile)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(budget.take, 0.2)
+        time.sleep(0.25)
+        monkeypatch.undo()
+        waits.result(5)
+
+
+def test_a_look_at_the_hold_waits_for_no_writer(engine: sa.Engine) -> None:
+    budget = Budget(engine, "b", 600)
+    with engine.execution_options(writes=True).begin():
+        began = time.monotonic()
+        assert not budget._held()
+        assert time.monotonic() - began < 1
+
+
+def test_a_share_takes_from_the_whole_and_leaves_it_the_rest(engine: sa.Engine) -> None:
+    whole = Budget(engine, "b", 120, burst=10)
+    share = Budget(engine, "b/background", 60, burst=4, whole=whole)
+    for _ in range(4):
+        share.take(0)
+    with pytest.raises(PlatformHeld):
+        share.take(0)
+    for _ in range(6):
+        whole.take(0)
+    with pytest.raises(PlatformHeld):
+        whole.take(0)
+
+
+def test_a_hold_said_to_a_share_is_the_wholes(engine: sa.Engine) -> None:
+    whole = Budget(engine, "b", 120)
+    share = Budget(engine, "b/background", 60, whole=whole)
+    share.hold(30)
+    for budget in (whole, share):
+        with pytest.raises(PlatformHeld) as held:
+            budget.take(1)
+        assert 25 < held.value.for_s <= 31
+
+
 def test_the_next_after_a_hold_come_one_by_one(engine: sa.Engine) -> None:
     budget = Budget(engine, "b", 600, burst=5)
     budget.hold(0.3)

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pybreaker
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -22,8 +23,11 @@ from pydantic import BaseModel
 from compliance_pipeline.breaker import circuit_breaker
 from compliance_pipeline.database import connect
 from compliance_pipeline.platforms import transport as module
+from compliance_pipeline.platforms.pacing import Budget
 from compliance_pipeline.platforms.port import PlatformError, PlatformHeld, Refused, TransferBroken, Unavailable
+from compliance_pipeline.platforms.profiles import CLOUD_REGION_HOSTS, transport_of
 from compliance_pipeline.platforms.transport import Answer, MissingPermission, NotFound, Transport, parse
+from compliance_pipeline.settings import Settings
 from compliance_pipeline_tests.platforms.loopback import CLIENT, CONTEXT_ID, GuideServer, Reply, Server, no, ok
 
 PATH = "/api/v2/recordings/rec-1"
@@ -369,6 +373,85 @@ def test_an_invalid_client_is_refused_at_once(server: GuideServer, transport: Tr
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("api", "login", "setting"),
+    [
+        ("http://api.mypurecloud.com", None, "COMPLIANCE_PLATFORM_URL"),
+        ("http://10.0.0.7:8090", None, "COMPLIANCE_PLATFORM_URL"),
+        ("http://127.0.0.1.evil.example", None, "COMPLIANCE_PLATFORM_URL"),
+        ("http://localhost.evil.example", None, "COMPLIANCE_PLATFORM_URL"),
+        ("http://[::ffff:10.0.0.7]", None, "COMPLIANCE_PLATFORM_URL"),
+        ("https://api.mypurecloud.com", "http://login.mypurecloud.com", "COMPLIANCE_LOGIN_URL"),
+        ("https://api.mypurecloud.com", "http://127.0.0.1:8090", "COMPLIANCE_LOGIN_URL"),
+        ("http://127.0.0.1:8090", "http://login.example", "COMPLIANCE_LOGIN_URL"),
+    ],
+)
+def test_credentials_never_travel_in_plain_text(api: str, login: str | None, setting: str) -> None:
+    with pytest.raises(Refused, match=rf"{setting}.*https"):
+        Transport(api, *CLIENT, login_url=login)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8090", "127.9.9.9", "[::1]:8090", "localhost:8090", "LOCALHOST"])
+def test_plain_http_is_for_this_machine(host: str) -> None:
+    Transport(f"http://{host}", *CLIENT, login_url=f"http://{host}").close()
+    Transport(f"http://{host}", *CLIENT, login_url="https://login.example").close()
+
+
+def test_who_waits_for_a_token_shares_the_failure_to_get_one(
+    server: GuideServer, transport: Transport, recording: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_asked: object) -> Reply:
+        time.sleep(0.05)
+        return no(503)
+
+    server.plan("POST", "/oauth/token", *[slow] * module.TRIES)
+
+    def fails(_: int) -> Unavailable:
+        with pytest.raises(Unavailable, match=r"POST /oauth/token: 503") as caught:
+            transport.request("GET", PATH)
+        return caught.value
+
+    with ThreadPoolExecutor(8) as pool:
+        failures = list(pool.map(fails, range(8)))
+    assert len(server.asked) == module.TRIES, "one thread asked, seven share what it was told"
+    told_when = [failure.after_s for failure in failures if failure.after_s is not None]
+    assert len(told_when) == 7
+    assert all(0 < after_s <= module.NO_TOKEN_S for after_s in told_when)
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + module.NO_TOKEN_S)
+    assert transport.request("GET", PATH) == recording, "and then somebody tries again"
+
+
+def test_wrong_credentials_are_sent_once_a_minute_and_not_once_a_recording(
+    server: GuideServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Transport(server.url, CLIENT[0], "wrong-canary", backoff_s=0.001)) as transport:
+        for _ in range(5):
+            with pytest.raises(Refused, match="COMPLIANCE_CLIENT_SECRET"):
+                transport.request("GET", PATH)
+        assert len(server.asked) == 1
+        now = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: now() + module.TOKEN_REFUSED_S)
+        with pytest.raises(Refused, match="COMPLIANCE_CLIENT_SECRET"):
+            transport.request("GET", PATH)
+        assert len(server.asked) == 2
+
+
+def test_a_login_host_that_is_busy_holds_all_who_wait_for_its_token(
+    server: GuideServer, recording: dict[str, object]
+) -> None:
+    with (
+        running(Server()) as api_host,
+        closing(Transport(api_host.url, *CLIENT, login_url=server.url, backoff_s=0.001)) as transport,
+    ):
+        server.plan("POST", "/oauth/token", no(429, Retry_After="0"), *[no(429, Retry_After="0")] * 4)
+        for _ in range(3):
+            with pytest.raises(PlatformHeld, match="429") as held:
+                transport.request("GET", PATH)
+            assert held.value.for_s >= 1
+        assert len(server.asked) == module.TRIES
+
+
 class Counted(Server):
     """Counts its connections."""
 
@@ -596,6 +679,217 @@ def test_eight_threads_are_not_let_through_one_by_one_by_the_breaker(server: Gui
     transport.close()
 
 
+def opened(breakers: Breakers, name: str) -> pybreaker.CircuitBreaker:
+    breaker = breakers(name)
+    breaker.open()
+    return breaker
+
+
+def is_closed(breaker: pybreaker.CircuitBreaker) -> bool:
+    return bool(breaker.current_state == pybreaker.STATE_CLOSED)
+
+
+@pytest.fixture
+def spent(tmp_path: Path) -> Iterator[Budget]:
+    """A budget of which nothing is left for the next minute but one request."""
+    engine = connect(f"sqlite:///{tmp_path / 'budget.db'}")
+    yield Budget(engine, "b", 1, burst=1)
+    engine.dispose()
+
+
+def test_a_request_that_the_budget_holds_back_closes_no_breaker(
+    server: GuideServer, breakers: Breakers, spent: Budget
+) -> None:
+    breaker = opened(breakers, "platform:127.0.0.1")
+    spent.take()
+    transport = Transport(server.url, *CLIENT, breakers=breakers, budget=spent, backoff_s=0.001)
+    time.sleep(0.5)
+    with pytest.raises(PlatformHeld, match="budget"):
+        transport.request("GET", PATH)
+    assert not is_closed(breaker)
+    assert server.asked == []
+    transport.close()
+
+
+def test_a_request_that_the_budget_holds_back_resets_no_count(
+    server: GuideServer, breakers: Breakers, tmp_path: Path
+) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'budget.db'}")
+    budget = Budget(engine, "b", 600)
+    transport = Transport(server.url, *CLIENT, breakers=breakers, budget=budget, backoff_s=0.001)
+    server.plan("GET", PATH, *[no(503)] * 20)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="503"):
+            transport.request("GET", PATH)
+    budget.hold(60)
+    with pytest.raises(PlatformHeld, match="budget"):
+        transport.request("GET", PATH)
+    assert breakers("platform:127.0.0.1").fail_counter == 2
+    transport.close()
+    engine.dispose()
+
+
+def test_a_host_that_failed_until_the_budget_was_spent_has_failed(breakers: Breakers, spent: Budget) -> None:
+    with running(Server()) as host, running(GuideServer()) as login:
+        transport = Transport(host.url, *CLIENT, login_url=login.url, breakers=breakers, budget=spent, backoff_s=0.001)
+        # The login's host has the same name here, so its requests would spend this budget too.
+        transport._token = module._HeldToken("t", time.monotonic() + 60)
+        host.plan("GET", PATH, no(503))
+        with pytest.raises(PlatformHeld, match="budget"):
+            transport.request("GET", PATH)
+        assert len(host.asked) == 1
+        assert breakers("platform:127.0.0.1").fail_counter == 1
+        transport.close()
+
+
+def test_an_answer_or_an_address_that_we_refuse_closes_no_breaker(
+    server: GuideServer, breakers: Breakers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = Transport(server.url, *CLIENT, breakers=breakers, backoff_s=0.001, media_hosts=["*.test"])
+    api, media = opened(breakers, "platform:127.0.0.1"), opened(breakers, "media:x.test")
+    monkeypatch.setattr(module, "JSON_LIMIT_BYTES", 10)
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *args, **more: resolve(str(host).replace("x.test", "10.0.0.1"), *args, **more),
+    )
+    time.sleep(0.5)
+    with pytest.raises(Refused, match="larger"):
+        transport.request("GET", PATH)
+    with pytest.raises(Refused, match="not public"), transport.open_media("http://x.test/m"):
+        pass
+    assert not is_closed(api)
+    assert not is_closed(media)
+    transport.close()
+
+
+def test_trouble_of_an_optional_endpoint_does_not_hold_the_platform(
+    server: GuideServer, breakers: Breakers, recording: dict[str, object]
+) -> None:
+    transport = Transport(
+        server.url, *CLIENT, breakers=breakers, backoff_s=0.001, optional_paths=["/api/v2/speechandtextanalytics"]
+    )
+    path = "/api/v2/speechandtextanalytics/conversations/c-1"
+    server.plan("GET", path, *[no(503)] * 50)
+    transport.request("GET", PATH)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="503"):
+            transport.request("GET", path)
+    with pytest.raises(PlatformHeld, match="not asked"):
+        transport.request("GET", path)
+    assert not is_closed(breakers("platform:127.0.0.1/speechandtextanalytics"))
+    assert breakers("platform:127.0.0.1").fail_counter == 0
+    assert transport.request("GET", PATH) == recording
+    with pytest.raises(NotFound):
+        transport.request("GET", "/api/v2/speechandtextanalyticsandmore/x")
+    transport.close()
+
+
+# --- the operational database
+
+
+def broken(engine: sa.Engine, table: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {table}")
+
+
+def test_a_budget_that_cannot_be_read_is_the_platforms_trouble(
+    server: GuideServer, tmp_path: Path, recording: dict[str, object]
+) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'operational.db'}")
+    budget = Budget(engine, "b", 600)
+    transport = Transport(server.url, *CLIENT, breakers=lambda name: circuit_breaker(engine, name), budget=budget)
+    transport.request("GET", PATH)
+    before = len(server.asked)
+    broken(engine, "pacing")
+    with pytest.raises(Unavailable, match=r"the operational database failed \(OperationalError\)") as caught:
+        transport.request("GET", PATH)
+    assert "SELECT" not in told(caught.value)
+    assert len(server.asked) == before
+    assert circuit_breaker(engine, "platform:127.0.0.1").fail_counter == 0
+    transport.close()
+    engine.dispose()
+
+
+def test_a_breaker_that_cannot_be_read_is_the_platforms_trouble_and_one_that_cannot_be_told_loses_no_answer(
+    server: GuideServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'operational.db'}")
+    transport = Transport(server.url, *CLIENT, breakers=lambda name: circuit_breaker(engine, name))
+
+    def breaks(_asked: object) -> Reply:
+        broken(engine, "breaker")
+        return ok({"id": "records-1"}, 201)
+
+    server.plan("POST", RECORDS, breaks)
+    assert transport.request("POST", RECORDS, json=BODY) == {"id": "records-1"}
+    assert "outcome not counted (OperationalError)" in caplog.text
+    before = len(server.asked)
+    with pytest.raises(Unavailable, match="the operational database failed"):
+        transport.request("GET", PATH)
+    with pytest.raises(Unavailable, match="the operational database failed"), transport.open_media(f"{server.url}/m"):
+        pass
+    assert len(server.asked) == before
+    transport.close()
+    engine.dispose()
+
+
+# --- by the settings
+
+
+def test_background_work_leaves_part_of_the_budget_to_recordings_that_come_in(
+    server: GuideServer, tmp_path: Path, recording: dict[str, object]
+) -> None:
+    settings = Settings(
+        home=tmp_path,
+        _env_file=None,
+        platform_url=server.url,
+        requests_per_minute=20,
+        client_id=CLIENT[0],
+        platform_client_secret=CLIENT[1],
+    )
+    engine = connect(settings.inbox_database_url)
+    live, behind = transport_of(settings, engine), transport_of(settings, engine, background=True)
+    for transport in (live, behind):
+        transport._token = module._HeldToken("t", time.monotonic() + 600)
+    server.tokens.append("t")
+    budget = behind._api._transport._sync_transport._budget  # type: ignore[attr-defined]
+    for _ in range(20):
+        with suppress(PlatformHeld):
+            budget.take(0)
+    with pytest.raises(PlatformHeld, match="budget"):
+        budget.take(0)
+    assert live.request("GET", PATH) == recording
+    live.close()
+    behind.close()
+    engine.dispose()
+
+
+def test_the_optional_endpoints_of_genesys_cloud_have_breakers_of_their_own(tmp_path: Path) -> None:
+    settings = Settings(
+        home=tmp_path, _env_file=None, platform_profile="cloud", platform_url="https://api.mypurecloud.de"
+    )
+    engine = connect(settings.inbox_database_url)
+    with closing(transport_of(settings, engine)) as transport:
+        names = {
+            transport._breaker_name(f"/api/v2/{path}")
+            for path in ("speechandtextanalytics/conversations/c", "recording/batchrequests", "conversations/c")
+        }
+    assert names == {
+        "platform:api.mypurecloud.de/speechandtextanalytics",
+        "platform:api.mypurecloud.de/batchrequests",
+        "platform:api.mypurecloud.de",
+    }
+    engine.dispose()
+
+
+@pytest.mark.parametrize("host", sorted(CLOUD_REGION_HOSTS))
+def test_every_region_of_genesys_cloud_signs_in_beside_its_api(host: str) -> None:
+    with closing(Transport(f"https://{host}", *CLIENT)) as transport:
+        assert transport._login.host == f"login.{host.removeprefix('api.')}"
+
+
 # --- uploads
 
 
@@ -692,6 +986,7 @@ def test_media_above_the_limit_is_refused_announced_or_not(
 def test_a_dripping_media_host_is_given_up(
     transport: Transport, media_host: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert module.MEDIA_LIMIT_BYTES * 8 / 20e6 < module.MEDIA_DEADLINE_S, "the largest takes so long at 20 Mbit/s"
     monkeypatch.setattr(module, "MEDIA_DEADLINE_S", 0.0)
     media_host.plan("GET", "/m", Reply(200, b"x" * 100))
     with pytest.raises(TransferBroken, match="not done after"), transport.open_media(f"{media_host.url}/m") as stream:
