@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -32,11 +32,19 @@ class Direction(StrEnum):
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is before the year 1 or after 9999") from None
 
 
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 RecordingId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+
+
+def _short_text(value: object) -> str | None:
+    """What we can do without refuses no event, whatever it is."""
+    return value if isinstance(value, str) and len(value) <= 256 else None
 
 
 class WireModel(BaseModel):
@@ -48,10 +56,14 @@ class WireModel(BaseModel):
 class Participant(WireModel):
     """Who took part. Only `purpose` and `queue` are kept as they come; the identifiers leave the receiver as tokens.
 
-    The guide's edge case 2 names `extension`, `email` and `externalCallerId` as raw attributes found in payloads.
+    The guide's edge case 2 names `extension`, `email` and `externalCallerId` as raw attributes found in payloads. Of
+    these the last is read, for the time zone of whoever was called; it is never kept or written out.
     """
 
     id: str | None = Field(default=None, max_length=256)
+    external_caller_id: Annotated[str | None, BeforeValidator(_short_text)] = Field(
+        default=None, exclude=True, repr=False
+    )
     purpose: str | None = Field(default=None, max_length=32, pattern=r"^[A-Za-z_]+$")
     queue: str | None = Field(default=None, max_length=128)
 
@@ -63,7 +75,8 @@ class RecordingEvent(WireModel):
     defaults to recordingAvailable. `event_time` (ours) is when the platform says that it happened.
 
     conversation_id (ours): the conversation that the recording is of. Where the platform announces conversations
-    only, `recording_id` is the same: the row stands for recordings that are yet to be listed.
+    only, `recording_id` is the same: the row stands for recordings that are yet to be listed. called_time_zone
+    (ours): IANA name, of the party that an outbound call went to, where its number leaves no doubt.
     """
 
     recording_id: RecordingId
@@ -76,10 +89,11 @@ class RecordingEvent(WireModel):
     event_time: UtcDatetime | None = None
     direction: Direction | None = None
     channel: Channel = Channel.VOICE
+    called_time_zone: str | None = Field(default=None, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")
 
     @property
     def is_conversation(self) -> bool:
-        return self.conversation_id == self.recording_id
+        return self.conversation_id == self.recording_id and not self.media_uri
 
     @model_validator(mode="after")
     def _available_names_its_media(self) -> "RecordingEvent":

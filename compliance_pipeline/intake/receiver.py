@@ -8,11 +8,9 @@ import logging
 import queue
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
-from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import DataError, OperationalError, SQLAlchemyError
@@ -22,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from compliance_pipeline import tallies
 from compliance_pipeline.asgi import (
     BODY_SECONDS,
     Rejected,
@@ -31,18 +30,19 @@ from compliance_pipeline.asgi import (
     parsed,
     read_body,
     refusing,
-    schema_fault,
     verified,
 )
 from compliance_pipeline.clock import Clock, utc_now
 from compliance_pipeline.contracts.engine import stored_form
-from compliance_pipeline.contracts.event import Participant, RecordingEvent
+from compliance_pipeline.contracts.event import RecordingEvent
 from compliance_pipeline.contracts.verdict import VerdictRefused, parse_verdict
 from compliance_pipeline.intake import callbacks
 from compliance_pipeline.intake.callbacks import POLICY_PARAMETER, Message, MessageIdReused, UnknownRecording
+from compliance_pipeline.intake.events import minimise
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, Stored
 from compliance_pipeline.intake.tokens import Tokenizer
 from compliance_pipeline.settings import Settings
+from compliance_pipeline.tallies import RECEIVED, REJECTED
 
 EVENT_SOURCE = "recording-pipeline"
 """Value of X-Genesys-Event-Source in the guide's subscription (step 1)."""
@@ -51,46 +51,10 @@ SOURCE = "guide"
 
 MAX_BATCH = 256
 RETRY_AFTER_SECONDS = 5
+TALLY_EVERY_S = 5.0
 
 _POLICY = re.compile(r"[\w.@+:-]{0,128}")
 _log = logging.getLogger(__name__)
-
-
-def minimise(event: RecordingEvent, tokens: Tokenizer) -> RecordingEvent:
-    """The event as it may be stored: identifiers as tokens, the media address without credentials or signature.
-
-    The guide's edge case 2: free text (a queue's name, a file's name) may hold a number or an address too.
-    """
-    participants = tuple(
-        Participant(
-            id=tokens.identifier(person.id) if person.id else None,
-            purpose=person.purpose,
-            queue=tokens.scrubbed("queue", person.queue) if person.queue else None,
-        )
-        for person in event.participants
-    )
-    changes: dict[str, Any] = {"participants": participants} if participants else {}
-    if event.media_uri:
-        changes["media_uri"] = _bare_uri(event.media_uri, event.recording_id, tokens)
-    return event.model_copy(update=changes)
-
-
-def _bare_uri(uri: str, recording_id: str, tokens: Tokenizer) -> str:
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        parts = urlsplit("")
-    path = "/".join(
-        piece
-        if piece == recording_id
-        or piece.startswith(f"{recording_id}.")
-        or tokens.scrubbed("media", unquote(piece)) == unquote(piece)
-        else tokens.token("media", unquote(piece))
-        for piece in parts.path.split("/")
-    )
-    if not (bare := urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "", ""))):
-        raise schema_fault("event", [{"field": "mediaUri", "problem": "is not an address"}])
-    return bare
 
 
 class GroupCommit:
@@ -166,7 +130,23 @@ class _Metrics:
             "engine_verdicts_rejected", "Verdicts not taken", ["reason"], "compliance", registry=registry
         )
         self.store = Histogram("store_seconds", "Time of one inbox transaction", (), "compliance", registry=registry)
+        self._tallied: dict[str, int] = {}
         self.rows = Gauge("inbox_rows", "Rows of the inbox", ["state"], "compliance", registry=registry)
+
+    def since_last_tally(self) -> dict[str, int]:
+        """What was taken and refused since this was last asked and `tallied` was told, by the names of `tallies`."""
+        now = {
+            f"{prefix}{sample.labels[label]}": int(sample.value)
+            for counter, prefix, label in ((self.events, RECEIVED, "outcome"), (self.rejected, REJECTED, "reason"))
+            for metric in counter.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+        return {name: count - self._tallied.get(name, 0) for name, count in now.items()}
+
+    def tallied(self, counts: Mapping[str, int]) -> None:
+        for name, count in counts.items():
+            self._tallied[name] = self._tallied.get(name, 0) + count
 
 
 def create_app(
@@ -259,6 +239,21 @@ def create_app(
             _log.error(line("metrics", error=type(error).__name__))
         return figures(metrics.registry)
 
+    async def tally() -> None:
+        counts = metrics.since_last_tally()
+        try:
+            await asyncio.to_thread(tallies.count, inbox.engine, counts, clock())
+        except Exception as error:  # counted again next time
+            _log.error(line("tallies", error=type(error).__name__))
+        else:
+            metrics.tallied(counts)
+
+    async def keep_tally(ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), TALLY_EVERY_S)
+            await tally()
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         nonlocal commits
@@ -267,8 +262,12 @@ def create_app(
             await asyncio.to_thread(inbox.create)
         except Exception as error:  # starts anyway: /readyz says so, and the first event tries again
             _log.error(line("storage", error=type(error).__name__))
+        ended = asyncio.Event()
+        keeping = asyncio.create_task(keep_tally(ended))
         yield
         await asyncio.to_thread(commits.close)
+        ended.set()
+        await keeping
         inbox.close()
 
     routes = [

@@ -1,9 +1,11 @@
 """Inboxes in real databases: a SQLite file, and a Postgres server started for the session."""
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -48,3 +50,22 @@ def inbox(inbox_url: str) -> Iterator[Inbox]:
     inbox.create()
     yield inbox
     inbox.close()
+
+
+@pytest.fixture(scope="session")
+def moto_port() -> Iterator[Any]:
+    """The port of moto's server, started when first asked for."""
+    servers: list[Any] = []
+
+    def port() -> int:
+        from moto.server import ThreadedMotoServer
+
+        if not servers:
+            servers.append(ThreadedMotoServer("127.0.0.1", 0, verbose=False))
+            servers[0].start()
+        return int(servers[0].get_host_and_port()[1])
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    yield port
+    for server in servers:
+        server.stop()

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
+from compliance_pipeline import tallies
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.inbox import Inbox, State, Stored
 from compliance_pipeline.intake.receiver import GroupCommit, create_app
@@ -460,3 +461,20 @@ def test_any_unsigned_header_is_401_and_never_500(shared: Running, headers: dict
     printable = [(name, value.translate(None, bytes(range(32)) + b"\x7f").strip()) for name, value in sent]
     answer = shared.http.post(PATH, content=body_of(), headers=printable)
     assert answer.status_code == 401
+
+
+def test_what_was_taken_and_refused_is_tallied_where_the_checks_can_read_it(start: Start, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    receiver = start(settings)
+    for body in (body_of("rec-1"), body_of("rec-1"), body_of("rec-2")):
+        assert receiver.post(body).status_code == 200
+    assert receiver.post(body_of("rec-3"), key=b"somebody else's secret, as long.").status_code == 401
+    receiver.stop()
+    inbox = Inbox(settings.inbox_database_url)
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert tallies.counted(inbox.engine, "", since) == {
+        "received:accepted": 2,
+        "received:duplicate": 1,
+        "rejected:signature": 1,
+    }
+    inbox.close()
