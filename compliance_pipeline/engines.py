@@ -9,7 +9,7 @@ from compliance_pipeline.contracts.event import RecordingEvent
 from compliance_pipeline.contracts.policy import PolicyPack
 from compliance_pipeline.contracts.verdict import Verdict
 from compliance_pipeline.platforms.port import Gone, NotYet, Platform, Ready
-from compliance_pipeline.screening.engine import Accepted, Engine, Located, from_settings
+from compliance_pipeline.screening.engine import Accepted, Engine, EngineRefused, Located, from_settings
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import Inbox
@@ -42,6 +42,11 @@ class RemoteEngine:
         location = platform.locate(event.recording_id)
         if not isinstance(location, Ready):
             return location
+        if location.media.content is not None or location.media.channels:
+            raise EngineRefused(
+                f"recording {event.recording_id}: the platform gives its media in a form that has no single address; "
+                "an HTTP engine can't fetch it, the engine in the package can: unset COMPLIANCE_ENGINE_URL"
+            )
         answer = self._http.request(
             event,
             correlation_id,

@@ -4,21 +4,23 @@ Dagster's assets and the tests call these; nothing here knows of Dagster. Each s
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from logging import getLogger
+from threading import Event, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from compliance_pipeline.clock import Clock, utc_now
-from compliance_pipeline.contracts.event import EventType
-from compliance_pipeline.contracts.policy import PolicyPack, Severity, Status
+from compliance_pipeline.contracts.event import EventType, RecordingEvent
+from compliance_pipeline.contracts.policy import Action, PolicyPack, Severity, Status
 from compliance_pipeline.contracts.verdict import Verdict, VerdictValue
 from compliance_pipeline.intake.hours import hour_of
-from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, Refused
-from compliance_pipeline.remediation.execute import Queues, execute
+from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, PlatformHeld, Refused
+from compliance_pipeline.remediation.execute import ActionResult, Queues, execute
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, idempotency_key, plan
 from compliance_pipeline.screening.engine import (
     Accepted,
@@ -44,7 +46,7 @@ from compliance_pipeline.warehouse.tables import (
 from compliance_pipeline.warehouse.warehouse import Warehouse, sql
 
 if TYPE_CHECKING:
-    from compliance_pipeline.intake.inbox import Inbox, InboxItem
+    from compliance_pipeline.intake.inbox import Inbox, InboxItem, IncomingEvent
     from compliance_pipeline.settings import Settings
 
 log = getLogger(__name__)
@@ -53,7 +55,10 @@ BATCH_LIMIT = 100
 """Recordings that one run takes: what waits longer goes to the next run rather than behind a long one."""
 ENGINE_BREAKER = "engine"
 NOT_READY = "not ready: "
-LONGEST_BACKOFF_S = 120.0
+TRANSCRIPT_TRIES = 3
+"""After so many tries a call is judged by its sound alone, and rules about words stay undetermined."""
+CALLBACK_UNSURE = "a callback may have been asked for: looked up again when the platform can show it"
+NOT_RECORDED = "the platform has no recording of this conversation"
 SUSPECT_AFTER = 3
 """A recording whose runs died this often is tried alone."""
 SUSPECTS_WAIT = timedelta(seconds=10)
@@ -64,6 +69,11 @@ EXTERNAL = "external"
 TRIGGER_TAG = "compliance/trigger"
 TRIGGERED_BY_INBOX = "inbox"
 """Tag of runs that are for what is new in the inbox; any other run is for the whole partition."""
+
+
+def is_triggered_by_inbox(run_tags: Mapping[str, str]) -> bool:
+    """Whether a run is for what is new in the inbox; any other leaves live recordings their share of the platform."""
+    return run_tags.get(TRIGGER_TAG) == TRIGGERED_BY_INBOX
 
 
 @dataclass(slots=True)
@@ -125,15 +135,110 @@ def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
                 pipeline.inbox.defer(
                     item.recording_id, batch.owner, due, item.reason or "another was tried alone", now, tried=False
                 )
+    with _holding(pipeline, batch):
+        _list_conversations(pipeline, batch)
+    if not suspects:
+        room = BATCH_LIMIT - len(pipeline.inbox.claimed(batch.owner))
+        pipeline.inbox.claim(
+            batch.partition_key, batch.owner, pipeline.clock(), pipeline.lease, max(0, room), new_recordings_only=True
+        )
     items = batch_items(pipeline, batch)
     pipeline.warehouse.append([_recording_row(item, batch.hour, now) for item in items])
     return items
 
 
+@contextmanager
+def _holding(pipeline: Pipeline, batch: Batch) -> Iterator[None]:
+    """Keep the batch's claims while the block works, however long one request in it takes."""
+    ended = Event()
+
+    def keep() -> None:
+        while not ended.wait(pipeline.lease.total_seconds() / 4):
+            try:
+                pipeline.inbox.extend(batch.owner, pipeline.clock(), pipeline.lease)
+            except Exception as error:  # tried again before the claims end
+                log.warning("claims not extended: %s", type(error).__qualname__)
+
+    pipeline.inbox.extend(batch.owner, pipeline.clock(), pipeline.lease)
+    keeper = Thread(target=keep, name="claims", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+
+
+def _list_conversations(pipeline: Pipeline, batch: Batch) -> None:
+    """Give each recording of the batch's conversations a row of its own in the inbox; settle the conversations."""
+    conversations = [item for item in pipeline.inbox.claimed(batch.owner) if item.recording_event.is_conversation]
+    if not conversations:
+        return
+    with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="listing") as pool:
+        asked = {pool.submit(pipeline.platform.recordings_of, item.recording_id): item for item in conversations}
+        # Each is settled as soon as its answer is there: what is announced of it after that lists it again.
+        for answer in as_completed(asked):
+            item = asked[answer]
+            try:
+                _listed(pipeline, batch, item, answer.result())
+            except PlatformHeld as held:
+                _hold(pipeline, batch, item, held.for_s, str(held))
+            except PlatformError as error:
+                _give_back(
+                    pipeline,
+                    batch,
+                    item,
+                    str(error),
+                    pipeline.settings.longest_backoff_seconds if isinstance(error, Refused) else None,
+                )
+            except Exception as error:
+                # One conversation's failure is its own; the text of an unforeseen exception may quote what it has.
+                log.error("conversation %s: %s", item.recording_id, type(error).__qualname__)  # noqa: TRY400
+                _give_back(pipeline, batch, item, f"listing failed with {type(error).__qualname__}")
+
+
+def _listed(pipeline: Pipeline, batch: Batch, item: "InboxItem", found: tuple[RecordingEvent, ...] | NotYet) -> None:
+    """Where none is known after the last try, the conversation was not recorded: an answer, not a failure."""
+    if isinstance(found, NotYet) and item.attempts < pipeline.settings.max_attempts:
+        _give_back(pipeline, batch, item, NOT_READY + found.why, found.after_s)
+        return
+    now = pipeline.clock()
+    if not isinstance(found, NotYet):
+        pipeline.inbox.store([_announced(pipeline, item, event, now) for event in found], now)
+    count = len(pipeline.inbox.known([item.recording_id])[item.recording_id]) - 1
+    pipeline.inbox.listed(item, batch.owner, f"{count} recordings" if count else NOT_RECORDED, now)
+
+
+def _announced(pipeline: Pipeline, conversation: "InboxItem", event: RecordingEvent, now: datetime) -> "IncomingEvent":
+    """A listed recording as if its own event had come: what the listing doesn't say, the conversation's event does."""
+    from compliance_pipeline.intake.events import minimise
+    from compliance_pipeline.intake.inbox import IncomingEvent
+    from compliance_pipeline.intake.tokens import Tokenizer
+
+    said = conversation.recording_event
+    event = minimise(event, Tokenizer(pipeline.settings.participant_token_key))
+    event = event.model_copy(
+        update={
+            "direction": event.direction or said.direction,
+            "participants": event.participants or said.participants,
+            "called_time_zone": said.called_time_zone,
+        }
+    )
+    waited = (conversation.reason or "").startswith(NOT_READY)
+    return IncomingEvent(
+        event,
+        conversation.source,
+        conversation.correlation_id,
+        now if waited else conversation.available_at,
+        conversation.found_by_sweep,
+        conversation.received_at,
+    )
+
+
 def batch_items(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
     from compliance_pipeline.intake.inbox import State
 
-    items = pipeline.inbox.claimed(batch.owner)
+    items = [item for item in pipeline.inbox.claimed(batch.owner) if not item.recording_event.is_conversation]
     if batch.whole_partition:
         items += [item for item in pipeline.inbox.items(batch.partition_key) if item.state is State.DONE]
     return items
@@ -155,6 +260,8 @@ def _recording_row(item: "InboxItem", hour: datetime, now: datetime) -> Recordin
         available_at=item.available_at,
         received_at=item.received_at,
         recorded_at=now,
+        conversation_id=event.conversation_id,
+        found_by_sweep=item.found_by_sweep,
     )
 
 
@@ -203,28 +310,40 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     fresh = [item for item in items if item.recording_id not in judged]
     again = _screened_before(pipeline, batch, engine, [item.recording_id for item in fresh])
     report = ScreenReport(known=len(items) - len(fresh))
+    workers = ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening")
+    with _holding(pipeline, batch), workers as pool:
+        for begin in range(0, len(fresh), BATCH_LIMIT):
+            some = fresh[begin : begin + BATCH_LIMIT]
+            if batch.whole_partition:
+                # Bulk answers take seconds: for a backfill they save requests, for a live recording they cost time.
+                pipeline.platform.prefetch([item.recording_id for item in some])
+            _screen_some(pipeline, batch, engine, some, again, report, pool)
+    return report
+
+
+def _screen_some(
+    pipeline: Pipeline,
+    batch: Batch,
+    engine: str,
+    items: "Sequence[InboxItem]",
+    again: set[str],
+    report: ScreenReport,
+    pool: ThreadPoolExecutor,
+) -> None:
     rows: list[Row] = []
     stored_at = monotonic()
-    renewed_at = _renew(pipeline, batch)
-    with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening") as pool:
-        try:
-            futures: dict[Future[_Screened], InboxItem] = {pool.submit(_screen, pipeline, item): item for item in fresh}
-            waiting = set(futures)
-            while waiting:
-                # One recording may take longer than the lease lasts: look up in between.
-                finished, waiting = wait(waiting, pipeline.lease.total_seconds() / 4, FIRST_COMPLETED)
-                for future in finished:
-                    rows += _outcome(pipeline, batch, engine, futures[future], future, report)
-                if monotonic() - stored_at > STORE_EVERY_S:
-                    _store(pipeline, engine, rows, again)
-                    rows, stored_at = [], monotonic()
-                renewed_at = _renew(pipeline, batch, renewed_at)
-        except BaseException:
-            # A run that is told to stop does not screen the rest of its batch first.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        futures = {pool.submit(_screen, pipeline, item): item for item in items}
+        for future in as_completed(futures):
+            rows += _outcome(pipeline, batch, engine, futures[future], future, report)
+            if monotonic() - stored_at > STORE_EVERY_S:
+                _store(pipeline, engine, rows, again)
+                rows, stored_at = [], monotonic()
+    except BaseException:
+        # A run that is told to stop does not screen the rest of its batch first.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
     _store(pipeline, engine, rows, again)
-    return report
 
 
 def _screened_before(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
@@ -242,15 +361,6 @@ def _store(pipeline: Pipeline, engine: str, rows: list[Row], again: set[str]) ->
     pipeline.warehouse.append(rows, instead_of=[(recording_id, engine) for recording_id in sorted(anew)])
 
 
-def _renew(pipeline: Pipeline, batch: Batch, renewed_at: datetime | None = None) -> datetime:
-    """Extend the batch's claims if a quarter of their lease has passed; when they were last extended."""
-    now = pipeline.clock()
-    if renewed_at and now - renewed_at < pipeline.lease / 4:
-        return renewed_at
-    pipeline.inbox.extend(batch.owner, now, pipeline.lease)
-    return now
-
-
 def _outcome(
     pipeline: Pipeline, batch: Batch, engine: str, item: "InboxItem", future: Future[_Screened], report: ScreenReport
 ) -> list[Row]:
@@ -260,16 +370,20 @@ def _outcome(
     except Refused as error:
         # A platform's permissions are mended by people, who need minutes; a file's refusal is for good.
         tries = 1 if item.source == FOLDER else None
-        report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S, tries)] += 1
+        report.given_back[
+            _give_back(pipeline, batch, item, str(error), pipeline.settings.longest_backoff_seconds, tries)
+        ] += 1
+    except PlatformHeld as held:
+        report.given_back["deferred"] += _hold(pipeline, batch, item, held.for_s, str(held))
     except PlatformError as error:
         report.given_back[_give_back(pipeline, batch, item, str(error))] += 1
     except EngineRefused as error:
-        report.given_back[_give_back(pipeline, batch, item, str(error), LONGEST_BACKOFF_S)] += 1
+        report.given_back[_give_back(pipeline, batch, item, str(error), pipeline.settings.longest_backoff_seconds)] += 1
     except EngineBusy as busy:
         report.given_back["deferred"] += _hold(pipeline, batch, item, max(busy.retry_after or 0.0, 1.0), str(busy))
     except EngineError as error:
         asked_s = (error.retry_after if isinstance(error, EngineUnavailable) else None) or 0.0
-        after_s = max(asked_s, _backoff_s(item))
+        after_s = max(asked_s, _backoff_s(pipeline, item))
         report.given_back[_give_back(pipeline, batch, item, str(error), after_s)] += 1
     except _EngineHeld as held:
         why = "the engine's circuit breaker is open"
@@ -335,9 +449,11 @@ def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
     if isinstance(outcome, PlatformError | EngineError):
         raise outcome
     available_at = item.available_at
-    if item.event is not EventType.AVAILABLE or (item.reason or "").startswith(NOT_READY):
+    waited = (item.reason or "").startswith(NOT_READY)
+    if waited or item.event is not EventType.AVAILABLE:
         # The event came before the media: the media's own time is when it became available, where its host says.
-        available_at = max(available_at, (media_at[-1] if media_at else None) or begun_at)
+        told = media_at[-1] if media_at else None
+        available_at = max(available_at, told or (begun_at if waited else available_at))
     # A platform's clock that is ahead of ours would make times negative.
     return _Screened(outcome, min(available_at, begun_at), begun_at, pipeline.clock())
 
@@ -361,6 +477,9 @@ def _judge(
         report.given_back[_give_back(pipeline, batch, item, why, outcome.after_s)] += 1
         outcome.waits()
         return []
+    if isinstance(outcome, Screening) and outcome.transcript_missing and item.attempts < TRANSCRIPT_TRIES:
+        report.given_back[_give_back(pipeline, batch, item, "its transcript can't be had for now")] += 1
+        return []
     key: dict[str, Any] = {"recording_id": item.recording_id, "engine_version": engine, "partition_hour": batch.hour}
     screening = outcome if isinstance(outcome, Screening) else Screening()
     violations: list[ViolationRow] = []
@@ -375,7 +494,14 @@ def _judge(
             screening.unscreenable = "gone"
         event = item.recording_event
         queue = next((p.queue for p in event.participants if p.queue), None)
-        facts = facts_of(screening, event.channel, direction=event.direction, queue=queue, started_at=event.start_time)
+        facts = facts_of(
+            screening,
+            event.channel,
+            direction=event.direction,
+            queue=queue,
+            started_at=event.start_time,
+            called_time_zone=event.called_time_zone,
+        )
         outcomes = evaluate(screening.findings, facts, pipeline.policy)
         verdict = judge(item.recording_id, item.correlation_id, outcomes, screening.unscreenable)
         first = deciding_hit(outcomes)
@@ -561,13 +687,13 @@ def _give_back(
     if item.attempts >= (tries or pipeline.settings.max_attempts):
         pipeline.inbox.dead(item.recording_id, batch.owner, f"gave up after {item.attempts} tries: {reason}", now)
         return "dead"
-    wait = after_s if after_s is not None else _backoff_s(item)
+    wait = after_s if after_s is not None else _backoff_s(pipeline, item)
     pipeline.inbox.defer(item.recording_id, batch.owner, now + timedelta(seconds=wait), reason, now)
     return "deferred"
 
 
-def _backoff_s(item: "InboxItem") -> float:
-    return min(2.0 ** (item.attempts - 1), LONGEST_BACKOFF_S)
+def _backoff_s(pipeline: Pipeline, item: "InboxItem") -> float:
+    return min(2.0 ** (item.attempts - 1), pipeline.settings.longest_backoff_seconds)
 
 
 @dataclass(slots=True)
@@ -586,46 +712,91 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     and the platform port looks each one up before it creates.
     """
     engine = pipeline.engine.version
-    renewed_at = _renew(pipeline, batch)
     items = {item.recording_id: item for item in batch_items(pipeline, batch)}
     violations, history = _violations(pipeline, batch, engine, list(items))
-    planned = [p for p in plan(violations, pipeline.policy) if history.get(p.key, ("", 0))[0] != "done"]
+    planned = [p for p in plan(violations, pipeline.policy) if history.get(p.key, _NOTHING).status != "done"]
+    waiting = _unsure_callbacks(pipeline, planned, history)
+    planned = [
+        p for p in planned if p.action is not Action.SUPERVISOR_CALLBACK or p.violation.recording_id not in waiting
+    ]
     pipeline.warehouse.append(
-        [_remediation_row(batch, p, history.get(p.key, ("", 0))[1] + 1, "planned", pipeline.clock()) for p in planned]
+        [
+            _remediation_row(batch, p, history.get(p.key, _NOTHING).revision + 1, "planned", pipeline.clock())
+            for p in planned
+        ]
     )
     report = RemediationReport()
-    failed: dict[str, str] = {}
+    failed: dict[str, list[ActionResult]] = {}
     rows: list[Row] = []
     queues = Queues(pipeline.settings.compliance_queue, pipeline.settings.supervisor_queue)
-    for result in execute(pipeline.platform, planned, queues, pipeline.clock):
-        p = result.planned
-        item = items[p.violation.recording_id]
-        outcome = report.failed if result.error else report.done
-        outcome[p.action] = outcome.get(p.action, 0) + 1
-        status = "failed" if result.error else "done"
-        revision = history.get(p.key, ("", 0))[1] + 2
-        rows.append(_remediation_row(batch, p, revision, status, result.at, result.external_id, result.error))
-        if result.error:
-            failed[item.recording_id] = f"{p.action} failed: {result.error}"
-        renewed_at = _renew(pipeline, batch, renewed_at)
+    with _holding(pipeline, batch):
+        for result in execute(pipeline.platform, planned, queues, pipeline.clock):
+            p = result.planned
+            outcome = report.failed if result.error else report.done
+            outcome[p.action] = outcome.get(p.action, 0) + 1
+            status = "failed" if result.error else "done"
+            revision = history.get(p.key, _NOTHING).revision + 2
+            rows.append(_remediation_row(batch, p, revision, status, result.at, result.external_id, result.error))
+            if result.error:
+                failed.setdefault(p.violation.recording_id, []).append(result)
     pipeline.warehouse.append(rows)
     _add_flagged_times(pipeline, batch)
     judged = _judged(pipeline, batch, engine, list(items))
-    report.settled = pipeline.inbox.done(sorted(judged - failed.keys()), batch.owner, pipeline.clock())
+    settled = sorted(judged - failed.keys() - waiting.keys())
+    report.settled = pipeline.inbox.done(settled, batch.owner, pipeline.clock())
     for recording_id in sorted(items.keys() - judged):
         # Claimed, yet judged by another version of the engine or in another hour only: not to be held for ever.
         _give_back(pipeline, batch, items[recording_id], "no verdict of this engine in this hour")
-    for recording_id, reason in failed.items():
-        _give_back(pipeline, batch, items[recording_id], reason)
+    for recording_id, results in failed.items():
+        reason = "; ".join(f"{result.planned.action} failed: {result.error}" for result in results)
+        after_s = max((result.after_s for result in results if result.after_s), default=None)
+        if all(result.held for result in results):
+            _hold(pipeline, batch, items[recording_id], after_s or 1.0, reason)
+        else:
+            _give_back(pipeline, batch, items[recording_id], reason, after_s)
+    for recording_id, until in waiting.items():
+        if recording_id not in failed:
+            seconds = (until - pipeline.clock()).total_seconds()
+            _hold(pipeline, batch, items[recording_id], seconds, CALLBACK_UNSURE)
     return report
+
+
+class _Tried(NamedTuple):
+    """The newest revision of an action: its status, and when it got that."""
+
+    status: str
+    revision: int
+    at: datetime
+
+
+_NOTHING = _Tried("", 0, datetime.min.replace(tzinfo=UTC))
+
+
+def _unsure_callbacks(
+    pipeline: Pipeline, planned: Sequence[PlannedAction], history: Mapping[str, _Tried]
+) -> dict[str, datetime]:
+    """Recordings with a callback that may have been asked for already and can't be found yet, and until when.
+
+    A run that died after asking left 'planned' behind it. (One that lost the answer said when to try again.)
+    """
+    lag = timedelta(seconds=pipeline.platform.callback_lag_s)
+    now = pipeline.clock()
+    return {
+        p.violation.recording_id: history[p.key].at + lag
+        for p in planned
+        if p.action is Action.SUPERVISOR_CALLBACK
+        and p.key in history
+        and history[p.key].status == "planned"
+        and history[p.key].at + lag > now
+    }
 
 
 def _violations(
     pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]
-) -> tuple[list[Violation], dict[str, tuple[str, int]]]:
-    """The rules that the recordings broke, and by idempotency key the status and revision of what was done so far."""
+) -> tuple[list[Violation], dict[str, _Tried]]:
+    """The rules that the recordings broke, and by idempotency key what was done so far."""
     violations: list[Violation] = []
-    history: dict[str, tuple[str, int]] = {}
+    history: dict[str, _Tried] = {}
     parameters = {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine, "ids": list(ids)}
     for row in pipeline.warehouse.select(sql("pending_remediations"), parameters):
         actions = row.pop("actions") or []
@@ -634,7 +805,7 @@ def _violations(
         )
         for action in actions:
             key = idempotency_key(row["recording_id"], row["rule_id"], action["action"])
-            history[key] = (action["status"], action["revision"])
+            history[key] = _Tried(action["status"], action["revision"], action["revised_at"])
     return violations, history
 
 

@@ -21,6 +21,7 @@ from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.platforms.guide import CALLBACKS, RECORDS
+from compliance_pipeline.platforms.port import PlatformHeld
 from compliance_pipeline.sandbox.calls import Damage, Kind, SyntheticRecording
 from compliance_pipeline.sandbox.platform import Observation, PlatformState
 from compliance_pipeline_tests.workshop import CLIENT, Failing, Workshop, recording, workshop
@@ -679,3 +680,48 @@ def test_verdicts_name_the_engine_and_the_policy_that_judged(shop: Workshop) -> 
     [verdict] = shop.rows("verdicts")
     assert verdict["engine_version"] == shop.pipeline.engine.version
     assert verdict["policy_version"] == shop.pipeline.policy.policy_version
+
+
+def test_a_spent_budget_costs_a_violation_no_try(tmp_path: Path) -> None:
+    with workshop(tmp_path) as shop:
+        shop.announce(CARD)
+        platform = shop.pipeline.platform
+        held = PlatformHeld("the budget of requests is spent", 30)
+        shop.pipeline.platform = Failing(
+            platform, {("tag", "*"): held, ("open_work_item", "*"): held, ("request_callback", "*"): held}
+        )
+        for _ in range(3):
+            shop.run()
+            item = shop.inbox.get(CARD.recording_id)
+            assert item is not None
+            assert (item.state, item.attempts) == (State.DEFERRED, 0)
+            shop.clock.wait(31)
+        shop.pipeline.platform = platform
+        shop.run()
+        assert shop.states() == {CARD.recording_id: State.DONE}
+        assert len(shop.state.work_items) == 1
+
+
+def test_a_callback_that_a_dead_run_may_have_asked_for_waits_until_the_platform_can_show_it(tmp_path: Path) -> None:
+    with workshop(tmp_path) as shop:
+        shop.announce(CVV)
+        platform = shop.pipeline.platform
+        dying = Failing(platform, {("request_callback", "*"): SystemExit()}, after=True)
+        dying.callback_lag_s = platform.callback_lag_s = 900
+        shop.pipeline.platform = dying
+        with pytest.raises(SystemExit):
+            shop.run()
+        assert len(shop.state.callbacks) == 1
+        shop.pipeline.platform = platform
+        shop.clock.wait(shop.pipeline.settings.claim_seconds + 1)
+        shop.state.fail_next(CALLBACKS, 500, times=100)
+        shop.run()
+        item = shop.inbox.get(CVV.recording_id)
+        assert item is not None
+        assert (item.state, item.reason) == (State.DEFERRED, steps.CALLBACK_UNSURE)
+        shop.state.faults.clear()
+        shop.clock.wait(900)
+        shop.run()
+        assert shop.states() == {CVV.recording_id: State.DONE}
+        assert len(shop.state.callbacks) == 1
+        assert len(shop.state.work_items) == 1

@@ -14,6 +14,7 @@ from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
 from compliance_pipeline.engines import engine_of
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent, State
+from compliance_pipeline.platforms.cloud import CloudPlatform
 from compliance_pipeline.platforms.guide import GuidePlatform
 from compliance_pipeline.platforms.port import Location, Media, MediaStream, NotYet, Platform
 from compliance_pipeline.platforms.transport import Transport
@@ -75,6 +76,12 @@ class Workshop:
             if held:
                 self.state.add(one)
             self.inbox.store([incoming(one, event, max(self.at, min(now, self.at + timedelta(minutes=59))))], now)
+
+    def announce_conversation(self, conversation_id: str, *, attempt: int = 1) -> None:
+        """The event of a conversation that ended; what it has on the platform is the caller's."""
+        event = RecordingEvent(recording_id=conversation_id, conversation_id=conversation_id, event=EventType.COMPLETED)
+        now = self.clock()
+        self.inbox.store([IncomingEvent(event, "cloud", f"msg-{conversation_id}-{attempt}", max(self.at, now))], now)
 
     def batch(self, owner: str | None = None, *, whole_partition: bool = False) -> steps.Batch:
         """A run's batch; a new owner unless one is named."""
@@ -145,7 +152,7 @@ def workshop(home: Path, state: PlatformState | None = None, **settings: Any) ->
     state = state or PlatformState(*CLIENT)
     with serve(state) as url:
         configured = Settings(home=home, platform_url=url, client_id=CLIENT[0], client_secret=CLIENT[1], **settings)
-        platform = GuidePlatform(Transport(url, *CLIENT, backoff_s=0.001))
+        platform = _platform(state, Transport(url, *CLIENT, backoff_s=0.001))
         inbox = Inbox(configured.inbox_database_url)
         inbox.create()
         clock = Clock()
@@ -160,6 +167,14 @@ def workshop(home: Path, state: PlatformState | None = None, **settings: Any) ->
             inbox.close()
 
 
+def _platform(state: PlatformState, transport: Transport) -> Platform:
+    if state.profile == "guide":
+        return GuidePlatform(transport)
+    return CloudPlatform(
+        transport, work_item_type="Compliance review", workbin="Compliance", supervisor_number="+13175550100"
+    )
+
+
 class Failing:
     """A platform that raises where it is told to: `raising` maps (method, recording id or '*') to an exception.
 
@@ -168,6 +183,7 @@ class Failing:
 
     def __init__(self, inner: Platform, raising: Mapping[tuple[str, str], BaseException], after: bool = False) -> None:
         self.name = inner.name
+        self.callback_lag_s = inner.callback_lag_s
         self._inner = inner
         self._raising = raising
         self._after = after
@@ -197,6 +213,9 @@ class Failing:
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:
         self._inner.protect(recording_ids, protected=protected)
+
+    def delivery_failures(self, since: datetime) -> int | None:
+        return self._inner.delivery_failures(since)
 
     def tag(self, recording_id: str, tags: Mapping[str, str], at_ms: int | None = None) -> None:
         if self._after:

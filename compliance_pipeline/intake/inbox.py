@@ -3,7 +3,7 @@
 No HTTP, no platform, no clock: time comes in as a parameter. Nothing is ever deleted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,6 +19,9 @@ from compliance_pipeline.intake.hours import partition_hour
 
 STARTED_PATIENCE = timedelta(hours=4)
 """A recording that only ever said 'started' is looked up after this."""
+
+_PARAMETERS = 500
+"""Ids in one query: well below what either database takes."""
 
 RUN_DIED = "the run that had it died"
 
@@ -42,13 +45,17 @@ OPEN_STATES = (State.NEW, State.CLAIMED, State.DEFERRED)
 
 @dataclass(frozen=True, slots=True)
 class IncomingEvent:
-    """An event, minimised and tokenised already, as a receiver, consumer or sweep hands it in."""
+    """An event, minimised and tokenised already, as a receiver, consumer or sweep hands it in.
+
+    received_at: when its announcement was received, where that is not now.
+    """
 
     event: RecordingEvent
     source: str
     correlation_id: str
     available_at: datetime
     found_by_sweep: bool = False
+    received_at: datetime | None = None
 
     @property
     def recording_id(self) -> str:
@@ -104,6 +111,7 @@ class InboxItem:
     reason: str | None
     updated_at: datetime
     found_by_sweep: bool = False
+    conversation_id: str | None = None
 
     @property
     def recording_event(self) -> RecordingEvent:
@@ -136,12 +144,14 @@ inbox_table = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("updated_at", UtcTime, nullable=False),
     sa.Column("found_by_sweep", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("conversation_id", sa.String(128), index=True),
     # The sensor's question ('what is due?') reads only this, and of it only the rows that are due.
     sa.Index("inbox_state_due", "state", "due_at"),
     sa.Index("inbox_partition_due", "partition_hour", "due_at"),
     sqlite_autoincrement=True,
 )
 _row = inbox_table.c
+_ANEW = {"state": State.NEW, "reason": None, "claimed_by": None, "claimed_at": None}
 _MERGED = (
     "event",
     "state",
@@ -155,6 +165,7 @@ _MERGED = (
     "claimed_at",
     "attempts",
     "duplicates",
+    "reason",
     "updated_at",
 )
 
@@ -183,11 +194,12 @@ def _fresh(incoming: IncomingEvent, now: datetime) -> dict[str, Any]:
         "payload": _payload(incoming.event),
         "correlation_id": incoming.correlation_id,
         "ended_at": incoming.event.end_time,
-        "received_at": now,
+        "received_at": incoming.received_at or now,
         "attempts": 0,
         "duplicates": 0,
         "updated_at": now,
         "found_by_sweep": incoming.found_by_sweep,
+        "conversation_id": incoming.event.conversation_id,
         **_times(incoming),
         **_entry(incoming.event.event, now),
     }
@@ -202,8 +214,7 @@ def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tup
     """
     event = incoming.event.event
     if row["state"] is State.LISTED and not incoming.found_by_sweep:
-        again = {"state": State.NEW, "due_at": now, "attempts": 0, "claimed_by": None, "claimed_at": None}
-        return again | {"duplicates": row["duplicates"] + 1, "updated_at": now}, True
+        return _ANEW | {"due_at": now, "attempts": 0, "duplicates": row["duplicates"] + 1, "updated_at": now}, True
     if event.rank <= row["event"].rank:
         return {"duplicates": row["duplicates"] + 1}, True
     changes: dict[str, Any] = {"event": event, "updated_at": now}
@@ -345,16 +356,19 @@ class Inbox:
         lease: timedelta,
         limit: int,
         *,
-        held_too: bool = True,
+        new_recordings_only: bool = False,
     ) -> list[InboxItem]:
         """Take up to `limit` actionable rows of the partition, those that `owner` holds already first; newest first.
 
-        held_too: False takes what `owner` does not hold yet only.
+        new_recordings_only: neither what `owner` holds already nor conversations.
         No row goes to two owners. Each row taken counts as an attempt. A row that was claimed and never given back
         gets RUN_DIED as its reason.
         """
         held = _held_by(owner)
-        which = sa.or_(_row.due_at <= now, held) if held_too else sa.and_(_row.due_at <= now, sa.not_(held))
+        which = sa.or_(_row.due_at <= now, held)
+        if new_recordings_only:
+            recording = sa.func.coalesce(_row.conversation_id, "") != _row.recording_id
+            which = sa.and_(_row.due_at <= now, sa.not_(held), recording)
         query = (
             sa.select(_row.seq)
             .where(
@@ -417,10 +431,13 @@ class Inbox:
             )
         )
 
-    def listed(self, conversation_id: str, owner: str, reason: str, now: datetime) -> bool:
-        """Settle a conversation: `reason` says what it has."""
-        mine = sa.and_(_held_by(owner), _row.recording_id == conversation_id)
-        return bool(self._change(mine, state=State.LISTED, due_at=None, reason=reason, updated_at=now))
+    def listed(self, conversation: InboxItem, owner: str, reason: str, now: datetime) -> bool:
+        """Settle a conversation; `reason`: what it has. One that was announced again since it was claimed is new."""
+        mine = sa.and_(_held_by(owner), _row.recording_id == conversation.recording_id)
+        unheard = sa.and_(mine, _row.duplicates == conversation.duplicates)
+        if self._change(unheard, state=State.LISTED, due_at=None, reason=reason, updated_at=now):
+            return True
+        return bool(self._change(mine, updated_at=now, **_ANEW, due_at=now, attempts=0))
 
     def dead(self, recording_id: str, owner: str, reason: str, now: datetime) -> bool:
         """Set a recording aside for a person to look at. `reason` is stored: it may hold nothing sensitive."""
@@ -459,6 +476,26 @@ class Inbox:
     def get(self, recording_id: str) -> InboxItem | None:
         found = self._select(_row.recording_id == recording_id)
         return found[0] if found else None
+
+    def known(self, recording_ids: Collection[str]) -> dict[str, list[InboxItem]]:
+        """The rows of each of these, a conversation's own first and then its recordings'; none for unknown ids."""
+        found: dict[str, list[InboxItem]] = {}
+        ids = sorted(recording_ids)
+        for begin in range(0, len(ids), _PARAMETERS):
+            some = ids[begin : begin + _PARAMETERS]
+            some_set = set(some)
+            rows = self._select(sa.or_(_row.recording_id.in_(some), _row.conversation_id.in_(some)))
+            for row in sorted(rows, key=lambda row: row.seq):
+                for key in some_set & {row.recording_id, row.conversation_id or row.recording_id}:
+                    found.setdefault(key, []).append(row)
+        for key, its in found.items():
+            its.sort(key=lambda row: row.recording_id != key)
+        return found
+
+    def list_again(self, conversation_ids: Sequence[str], now: datetime, attempts: int = 0) -> int:
+        """Make listed conversations new again, as if tried `attempts` times; how many."""
+        which = sa.and_(_row.state == State.LISTED, _row.recording_id.in_(conversation_ids))
+        return self._change(which, **_ANEW, due_at=now, attempts=attempts, updated_at=now)
 
     def items(self, partition_hour: str) -> list[InboxItem]:
         """Every row of a partition, settled ones too, newest first."""

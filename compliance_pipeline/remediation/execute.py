@@ -7,7 +7,7 @@ from datetime import datetime
 
 from compliance_pipeline.contracts.policy import Action, Severity
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.platforms.port import Platform, PlatformError
+from compliance_pipeline.platforms.port import Platform, PlatformError, PlatformHeld, Unavailable
 from compliance_pipeline.remediation.plan import PlannedAction
 
 WORKERS = 8
@@ -22,12 +22,17 @@ class Queues:
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """external_id: the platform's id of what was created. error: why it failed; None when done."""
+    """external_id: the platform's id of what was created. error: why it failed; None when done.
+
+    after_s: not to be tried again before. held: it was not tried at all (budget, circuit breaker).
+    """
 
     planned: PlannedAction
     at: datetime
     external_id: str | None = None
     error: str | None = None
+    after_s: float | None = None
+    held: bool = False
 
 
 def execute(
@@ -38,6 +43,9 @@ def execute(
     def attempt(action: PlannedAction) -> ActionResult:
         try:
             external_id = _do(platform, action, queues, clock())
+        except Unavailable as error:
+            held = isinstance(error, PlatformHeld)
+            return ActionResult(action, clock(), error=str(error), after_s=error.after_s, held=held)
         except PlatformError as error:
             return ActionResult(action, clock(), error=str(error))
         except Exception as error:

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from compliance_pipeline.contracts.event import Channel, Direction, RecordingEvent
-from compliance_pipeline.contracts.policy import Detector, FindingKind, PolicyPack
+from compliance_pipeline.contracts.policy import Annotation, Detector, FindingKind, PolicyPack
 from compliance_pipeline.contracts.verdict import Verdict
 from compliance_pipeline.media.decode import SAMPLE_RATE, MediaReader, UnscreenableMedia, decode_audio, missing_bytes
 from compliance_pipeline.platforms.port import (
@@ -21,17 +21,16 @@ from compliance_pipeline.platforms.port import (
     MediaStream,
     NotYet,
     Platform,
-    PlatformError,
     Ready,
+    Refused,
     TransferBroken,
+    Unavailable,
 )
 from compliance_pipeline.screening.findings import Finding
 from compliance_pipeline.screening.fingerprint import fingerprints
 from compliance_pipeline.screening.policy import Facts
 
 if TYPE_CHECKING:
-    from email.message import EmailMessage
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -41,12 +40,10 @@ if TYPE_CHECKING:
     from compliance_pipeline.screening.transcripts import Transcript, Turn
     from compliance_pipeline.settings import Settings
 
-EMBEDDED_ENGINE = "embedded-0.2.0"
+EMBEDDED_ENGINE = "embedded-0.3.0"
 MAX_TEXT_BYTES = 32 * 2**20
 MAX_LOST_S = 0.5
 """Too short to hide a number: 13 digits keyed as fast as ITU-T Q.24 allows (40 ms on, 40 ms off) take 1 s."""
-SMALL_IMAGE_BYTES = 16 * 1024
-"""A picture within a mail's text is taken for a logo up to here; a photo in which a number can be read is larger."""
 TRANSFER_TRIES = 3
 TONES_LAG_S, DIGITS_LAG_S = 20.0, 16.0
 """How long after it sounded a detector may still report a digit."""
@@ -85,7 +82,8 @@ class Screening:
     words: None where nobody knows what was said, so that rules about words can't be decided.
     transfer_broken: another try may bring more. retracted: findings that were reported and that later context took
     back. fetch_s: waiting for bytes; analysis_s: everything else; first_finding_s: from the start of the pass to the
-    first report of a finding that stood.
+    first report of a finding that stood. annotations: what the platform noted about the recording; None: not known.
+    transcript_missing: there may be a transcript, which could not be had for now.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -97,6 +95,8 @@ class Screening:
     fetch_s: float = 0.0
     analysis_s: float = 0.0
     first_finding_s: float | None = None
+    annotations: frozenset[Annotation] | None = None
+    transcript_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,7 @@ class EmbeddedEngine:
         """A broken transfer is tried again with a fresh URL, then is what it is: UNSCREENABLE, `truncated`."""
         tries: list[Screening] = []
         transcript: Transcript | None = None
+        missing = False
         while len(tries) < TRANSFER_TRIES:
             location = platform.locate(event.recording_id)
             if isinstance(location, Gone) and tries:
@@ -196,10 +197,11 @@ class EmbeddedEngine:
             if not isinstance(location, Ready):
                 return location
             if transcript is None:
-                transcript = _platform_transcript(platform, location, event.recording_id)
+                transcript, missing = _platform_transcript(platform, location, event.recording_id)
             with platform.open_media(location.media) as stream:
                 located(stream)
                 tries.append(self.screen(stream, event.channel, location.speakers, transcript))
+            tries[-1].annotations, tries[-1].transcript_missing = location.annotations, missing
             if not tries[-1].transfer_broken:
                 break
         screening = max(tries, key=reach) if tries[-1].transfer_broken else tries[-1]
@@ -289,6 +291,7 @@ def facts_of(
     direction: Direction | None = None,
     queue: str | None = None,
     started_at: datetime | None = None,
+    called_time_zone: str | None = None,
 ) -> Facts:
     """What the policy may know of a recording besides its findings."""
     return Facts(
@@ -301,6 +304,8 @@ def facts_of(
         queue=queue,
         started_at=started_at,
         duration_ms=screening.media.duration_ms if screening.media else None,
+        annotations=screening.annotations,
+        called_time_zone=called_time_zone,
     )
 
 
@@ -309,21 +314,26 @@ def reach(screening: Screening) -> tuple[int, int]:
     return len(screening.findings), screening.media.size_bytes if screening.media else 0
 
 
-def _platform_transcript(platform: Platform, location: Ready, recording_id: str) -> "Transcript | None":
-    """The platform's transcript of a voice recording; None where it has none that can be read.
-
-    One that can't be had leaves the rules about words undetermined; it does not keep the sound from being screened.
-    """
-    return read_transcript(platform.open_media(location.transcript), recording_id) if location.transcript else None
+def _platform_transcript(platform: Platform, location: Ready, recording_id: str) -> "tuple[Transcript | None, bool]":
+    """The platform's transcript of a voice recording, None where it has none that can be read; and whether there may
+    be one that can't be had for now. That does not keep the sound from being screened."""
+    if location.transcript is None:
+        return None, location.transcript_missing
+    try:
+        return read_transcript(platform.open_media(location.transcript), recording_id), False
+    except Unavailable as error:
+        log.warning("recording %s: its transcript can't be had for now: %s", recording_id, error)
+        return None, True
 
 
 def read_transcript(transfer: AbstractContextManager[MediaStream], recording_id: str) -> "Transcript | None":
+    """None for one that can't be read or is refused. Raises Unavailable."""
     from compliance_pipeline.screening.transcripts import UnreadableTranscript, parse_transcript
 
     try:
         with transfer as stream:
             return parse_transcript(MediaReader(stream).rest(MAX_TEXT_BYTES), stream.content_type)
-    except (PlatformError, UnscreenableMedia, UnreadableTranscript) as error:
+    except (Refused, UnscreenableMedia, UnreadableTranscript) as error:
         log.warning("recording %s: its transcript is not used: %s", recording_id, error)
         return None
 
@@ -524,36 +534,7 @@ class _TextScreening(_MediaScreening):
         self._progress.tell(found, found)
         if content.lstrip()[:15].lower().startswith(_PAGES):
             return "not_transcript"
-        return "unread_attachment" if transcript.unread and _matters_unread(content) else None
+        return "unread_attachment" if transcript.unread else None
 
 
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
-
-
-def _matters_unread(mail: bytes) -> bool:
-    """Whether an e-mail carries what nobody has read: anything but text, signatures and the logos of a signature."""
-    from email import message_from_bytes, policy
-
-    try:
-        return any(_is_unread(part) for part in message_from_bytes(mail, policy=policy.default).walk())
-    except Exception:  # the standard library fails on damaged mail in many ways
-        return True
-
-
-def _is_unread(part: "EmailMessage") -> bool:
-    payload = part.get_payload(decode=True)
-    if not payload or part.get_content_maintype() == "text" or part.get_content_type() in _READ_OR_EMPTY:
-        return False
-    within_text = part.get_content_disposition() == "inline" or "content-id" in part
-    return part.get_content_maintype() != "image" or not within_text or len(payload) > SMALL_IMAGE_BYTES
-
-
-_READ_OR_EMPTY = frozenset(
-    {
-        "application/json",
-        "application/xml",
-        "application/pgp-signature",
-        "application/pkcs7-signature",
-        "application/x-pkcs7-signature",
-    }
-)

@@ -23,6 +23,9 @@ from pydantic import (
     field_validator,
 )
 
+SMALL_IMAGE_BYTES = 16 * 1024
+"""A picture within a mail's text is taken for a logo up to here; a photo in which a number can be read is larger."""
+
 
 class UnreadableTranscript(Exception):
     """Text media that can't be screened; `reason` says why and holds none of the content."""
@@ -51,7 +54,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """turns: in order. unread: content types of e-mail attachments that hold no text, so were not screened."""
+    """turns: in order. unread: content types of what was sent besides and nobody has read: attachments of messages and
+    of mails, but for signatures and the logos within a mail's text."""
 
     turns: tuple[Turn, ...]
     unread: tuple[str, ...] = ()
@@ -75,10 +79,8 @@ def parse_transcript(data: bytes, content_type: str | None = None) -> Transcript
         return _mail(data)
     text = _decode(data)
     if kind.endswith("json") or (kind in _UNTOLD and _JSON.match(text)):
-        turns = _json(text)
-    elif kind == "text/html" or (
-        kind in _UNTOLD and text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
-    ):
+        return _json(text)
+    if kind == "text/html" or (kind in _UNTOLD and text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))):
         turns = [Turn("0", 0, html_text(text))]
     else:
         turns = _plain(text)
@@ -91,7 +93,8 @@ _UNTOLD = ("", "application/octet-stream", "binary/octet-stream", "text/plain")
 
 def _not_empty(transcript: Transcript) -> Transcript:
     if not any(turn.text.strip() for turn in transcript.turns):
-        raise UnreadableTranscript("the transcript holds no words")
+        only = f", only {', '.join(sorted(set(transcript.unread)))}" if transcript.unread else ""
+        raise UnreadableTranscript(f"the transcript holds no words{only}")
     return transcript
 
 
@@ -115,22 +118,27 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 # JSON
 
 
-def _json(text: str) -> list[Turn]:
+def _json(text: str) -> Transcript:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         raise UnreadableTranscript("the transcript is not valid JSON (cut off or damaged)") from None
     try:
         if isinstance(content, dict) and "transcripts" in content:
-            return _call(_Call.model_validate(content))
-        return _chat(_Chat.model_validate({"messages": content} if isinstance(content, list) else content))
+            return _not_empty(Transcript(tuple(_call(_Call.model_validate(content)))))
+        chat = _Chat.model_validate({"messages": content} if isinstance(content, list) else content)
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"]) or "top level"
         raise UnreadableTranscript(f"the JSON has no list of messages or phrases that can be read: {where}") from None
+    unread = tuple(kind for message in chat.messages for kind in message.attachments)
+    return _not_empty(Transcript(tuple(_chat(chat)), unread))
 
 
 # Chat
+
+
+_KIND = re.compile(r"[a-z]{1,20}/[A-Za-z0-9.+-]{1,100}")
 
 
 class _Message(BaseModel):
@@ -144,6 +152,16 @@ class _Message(BaseModel):
         default=None, validation_alias=AliasChoices("participant", "speaker", "from", "role", "sender", "purpose")
     )
     text: str = Field(default="", validation_alias=AliasChoices("text", "body", "message", "content"))
+    attachments: tuple[str, ...] = ()
+
+    @field_validator("attachments", mode="before")
+    @classmethod
+    def _kinds(cls, value: Any) -> Any:
+        entries = value if isinstance(value, list) else [value] if value else []
+        kinds = [entry.get("contentType") if isinstance(entry, dict) else None for entry in entries]
+        return tuple(
+            kind if isinstance(kind, str) and _KIND.fullmatch(kind) else "application/octet-stream" for kind in kinds
+        )
 
     @field_validator("time", "end", mode="before")
     @classmethod
@@ -339,32 +357,54 @@ def _looks_like_mail(data: bytes) -> bool:
 def _mail(data: bytes) -> Transcript:
     try:
         message = message_from_bytes(data, policy=policy.default)
-        subject, words, unread = _mail_parts(message)
+        subject, words, unread, passed_over = _mail_parts(message)
     except Exception as error:  # the parser of the standard library fails on damaged mail in many ways
         raise UnreadableTranscript(f"the mail is damaged ({type(error).__name__})") from None
-    if not message.keys() or not (subject or words or unread):
+    others = unread + passed_over
+    if not message.keys() or not (subject or words or others):
         raise UnreadableTranscript("the mail has neither headers nor a body that can be read")
     turns = tuple(Turn("0", 0, text) for text in (subject, *words) if text.strip())
-    if not turns and unread:
-        raise UnreadableTranscript(f"the mail holds no text, only {', '.join(sorted(set(unread)))}")
+    if not turns and others:
+        raise UnreadableTranscript(f"the mail holds no text, only {', '.join(sorted(set(others)))}")
     return _not_empty(Transcript(turns, tuple(unread)))
 
 
-def _mail_parts(message: EmailMessage) -> tuple[str, list[str], list[str]]:
+def _mail_parts(message: EmailMessage) -> tuple[str, list[str], list[str], list[str]]:
+    """Subjects, texts, kinds of parts that somebody has to read, kinds of parts that hold nothing to read."""
     words: list[str] = []
     unread: list[str] = []
+    passed_over: list[str] = []
     subjects = []
+    elsewhere: dict[int, int | None] = {}
     for part in message.walk():
         subjects.append(_header(part, "subject"))
         kind = part.get_content_type()
+        if kind == "message/external-body" and part.is_multipart():
+            # RFC 2046, 5.2.3: of what it stands for, only the headers are in the mail.
+            size = str(part.get_param("size", ""))
+            elsewhere |= {id(one): int(size) if size.isdecimal() else None for one in part.walk() if one is not part}
         if part.is_multipart():
             continue
-        if part.get_content_maintype() == "text" or kind in ("application/json", "application/xml"):
+        away = id(part) in elsewhere
+        if not away and (part.get_content_maintype() == "text" or kind in ("application/json", "application/xml")):
             text = _part_text(part)
             words.append(html_text(text) if kind == "text/html" else text)
-        else:
-            unread.append(kind)
-    return "\n".join(subject for subject in subjects if subject), words, unread
+            continue
+        size_bytes = elsewhere[id(part)] if away else len(part.get_payload(decode=True) or b"")
+        (passed_over if _needs_no_reader(part, size_bytes) else unread).append(kind)
+    return "\n".join(subject for subject in subjects if subject), words, unread, passed_over
+
+
+def _needs_no_reader(part: EmailMessage, size_bytes: int | None) -> bool:
+    """Whether it is empty, a signature, or a logo within the text. size_bytes: None where it is not known."""
+    if size_bytes == 0 or part.get_content_type() in _SIGNATURES:
+        return True
+    within_text = part.get_content_disposition() == "inline" or "content-id" in part
+    small = size_bytes is not None and size_bytes <= SMALL_IMAGE_BYTES
+    return part.get_content_maintype() == "image" and within_text and small
+
+
+_SIGNATURES = frozenset({"application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"})
 
 
 def _header(part: EmailMessage, name: str) -> str:

@@ -21,6 +21,8 @@ class RecordingRow:
     available_at: datetime
     received_at: datetime
     recorded_at: datetime
+    conversation_id: str | None = None
+    found_by_sweep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +149,29 @@ class EvidenceRow:
     run_id: str
 
 
-Row = RecordingRow | MediaRow | FindingRow | VerdictRow | ViolationRow | RemediationRow | StageTimeRow | EvidenceRow
+@dataclass(frozen=True, slots=True)
+class SweepRow:
+    table: ClassVar[str] = "sweeps"
+    partition_hour: datetime
+    swept_at: datetime
+    at_source: int
+    judged: int
+    in_the_works: int
+    not_recorded: int
+    given_up: int
+    missing: int
+    found_by_sweep: int
+    run_id: str
+
+
+Row = (
+    RecordingRow
+    | MediaRow
+    | FindingRow
+    | VerdictRow
+    | ViolationRow
+    | RemediationRow
+    | StageTimeRow
+    | EvidenceRow
+    | SweepRow
+)

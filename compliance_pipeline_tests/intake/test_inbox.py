@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
@@ -14,7 +15,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.hours import FIRST_HOUR, partition_hour
-from compliance_pipeline.intake.inbox import OPEN_STATES, STARTED_PATIENCE, Inbox, InboxItem, PartitionWork, State
+from compliance_pipeline.intake.inbox import (
+    OPEN_STATES,
+    STARTED_PATIENCE,
+    Inbox,
+    InboxItem,
+    IncomingEvent,
+    PartitionWork,
+    State,
+)
 from compliance_pipeline_tests.intake.samples import HOUR, LEASE, NOON, after, incoming
 
 STARTED, COMPLETED, AVAILABLE = EventType
@@ -470,3 +479,92 @@ TestInboxMachine = InboxMachine.TestCase
 TestInboxMachine.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def conversation(correlation_id: str = "msg-1") -> IncomingEvent:
+    return incoming(
+        "conv-1", EventType.COMPLETED, correlation_id=correlation_id, conversationId="conv-1", mediaUri=None
+    )
+
+
+def of_conversation(recording_id: str) -> IncomingEvent:
+    return incoming(recording_id, EventType.COMPLETED, conversationId="conv-1", mediaUri=None)
+
+
+def test_a_listed_conversation_is_settled_and_its_recordings_can_be_taken_in_the_same_run(inbox: Inbox) -> None:
+    inbox.store([conversation()], NOON)
+    [held] = inbox.claim(HOUR, "run", NOON, LEASE, 10)
+    assert held.recording_event.is_conversation
+    inbox.store([of_conversation("conv-1:a"), of_conversation("conv-1:b")], NOON)
+    inbox.store([incoming("conv-2", EventType.COMPLETED, conversationId="conv-2", mediaUri=None)], NOON)
+    assert inbox.listed(held, "run", "2 recordings", NOON)
+    taken = inbox.claim(HOUR, "run", NOON, LEASE, 10, new_recordings_only=True)
+    assert sorted(item.recording_id for item in taken) == ["conv-1:a", "conv-1:b"]
+    assert inbox.claim(HOUR, "run", NOON, LEASE, 10, new_recordings_only=True) == []
+    assert [item.attempts for item in inbox.claimed("run")] == [1, 1]
+    assert (row(inbox, "conv-1").state, row(inbox, "conv-1").reason) == (State.LISTED, "2 recordings")
+
+
+def test_a_conversation_that_is_announced_again_is_listed_again(inbox: Inbox) -> None:
+    inbox.store([conversation()], NOON)
+    [held] = inbox.claim(HOUR, "run", NOON, LEASE, 10)
+    assert inbox.listed(held, "run", "1 recordings", after(2))
+    [again] = inbox.store([conversation("msg-3")], after(3))
+    assert again.duplicate
+    assert (row(inbox, "conv-1").state, row(inbox, "conv-1").attempts, row(inbox, "conv-1").reason) == (
+        State.NEW, 0, None,
+    )  # fmt: skip
+
+
+def test_what_is_announced_of_a_conversation_while_it_is_being_listed_lists_it_once_more(inbox: Inbox) -> None:
+    inbox.store([conversation()], NOON)
+    [held] = inbox.claim(HOUR, "run", NOON, LEASE, 10)
+    inbox.store([conversation("msg-2")], after(1))
+    assert row(inbox, "conv-1").state is State.CLAIMED
+    inbox.listed(held, "run", "1 recordings", after(2))
+    assert (row(inbox, "conv-1").state, row(inbox, "conv-1").attempts, row(inbox, "conv-1").due_at) == (
+        State.NEW, 0, after(2),
+    )  # fmt: skip
+
+
+def test_a_sweep_lists_a_conversation_again_only_when_it_says_so(inbox: Inbox) -> None:
+    inbox.store([conversation()], NOON)
+    [held] = inbox.claim(HOUR, "run", NOON, LEASE, 10)
+    inbox.listed(held, "run", "1 recordings", NOON)
+    inbox.store([replace(conversation(), found_by_sweep=True)], after(1))
+    assert row(inbox, "conv-1").state is State.LISTED
+    assert inbox.list_again(["conv-1", "unheard-of"], after(2)) == 1
+    assert row(inbox, "conv-1").state is State.NEW
+
+
+def test_what_is_known_of_a_conversation_is_its_row_and_those_of_its_recordings(inbox: Inbox) -> None:
+    inbox.store([of_conversation("conv-1:a")], NOON)
+    inbox.store([conversation(), incoming("rec-9")], NOON)
+    known = inbox.known(["conv-1", "rec-9", "unheard-of"])
+    assert {key: [item.recording_id for item in rows] for key, rows in known.items()} == {
+        "conv-1": ["conv-1", "conv-1:a"],
+        "rec-9": ["rec-9"],
+    }
+
+
+def test_what_a_sweep_found_stays_marked_when_its_event_comes_after_all(inbox: Inbox) -> None:
+    inbox.store([replace(incoming(), found_by_sweep=True)], NOON)
+    inbox.store([incoming()], after(1))
+    assert row(inbox).found_by_sweep
+    inbox.store([incoming("rec-2")], NOON)
+    assert not row(inbox, "rec-2").found_by_sweep
+
+
+def test_an_inbox_of_an_earlier_version_gets_the_columns_and_indexes_it_lacks(inbox: Inbox, inbox_url: str) -> None:
+    inbox.store([incoming()], NOON)
+    with inbox.engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_inbox_conversation_id")
+        connection.exec_driver_sql("ALTER TABLE inbox DROP COLUMN conversation_id")
+        connection.exec_driver_sql("ALTER TABLE inbox DROP COLUMN found_by_sweep")
+    older = Inbox(inbox_url)
+    older.create()
+    assert not row(older).found_by_sweep
+    older.store([conversation()], NOON)
+    assert set(older.known(["conv-1"])) == {"conv-1"}
+    assert "ix_inbox_conversation_id" in {index["name"] for index in sa.inspect(older.engine).get_indexes("inbox")}
+    older.close()

@@ -29,7 +29,6 @@ from compliance_pipeline.sandbox.calls import Container, Damage, Kind, Synthetic
 from compliance_pipeline.sandbox.platform import PlatformState, serve
 from compliance_pipeline.screening.engine import (
     MAX_TEXT_BYTES,
-    SMALL_IMAGE_BYTES,
     TRANSFER_TRIES,
     EmbeddedEngine,
     Located,
@@ -37,7 +36,7 @@ from compliance_pipeline.screening.engine import (
     facts_of,
 )
 from compliance_pipeline.screening.policy import evaluate, judge, load_policy
-from compliance_pipeline.screening.transcripts import parse_transcript
+from compliance_pipeline.screening.transcripts import SMALL_IMAGE_BYTES, parse_transcript
 from compliance_pipeline_tests.media.audio import MemoryStream, Samples, encoded, sound
 from compliance_pipeline_tests.platforms.loopback import CLIENT, GuideServer, Reply, Server, ok
 from compliance_pipeline_tests.screening.keypad import keyed

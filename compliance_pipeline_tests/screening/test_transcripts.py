@@ -226,6 +226,30 @@ def test_a_mail_becomes_its_subject_and_its_texts() -> None:
     assert parse_transcript(message.as_bytes(), "message/rfc822") == parsed
 
 
+def test_a_part_that_lies_elsewhere_is_unread_whatever_its_kind() -> None:
+    message = mail(subject="My card", body="see below")
+    for kind, size in (("text/plain", "20"), ("image/png", "20"), ("image/png", "99999"), ("image/png", "?")):
+        away = EmailMessage()
+        away["Content-Type"], away["Content-ID"] = kind, "<logo@example>"
+        message.add_attachment(away, subtype="external-body", params={"access-type": "x-test", "size": size})
+    parsed = parse_transcript(message.as_bytes())
+    assert parsed.unread == ("text/plain", "image/png", "image/png")
+    assert [turn.text.strip() for turn in parsed.turns] == ["My card", "see below"]
+
+
+@pytest.mark.parametrize("attachments", [None, [], {}, ""])
+def test_a_message_without_attachments_leaves_nothing_unread(attachments: object) -> None:
+    assert parse_transcript(chat({"text": "hello", "attachments": attachments})).unread == ()
+
+
+@pytest.mark.parametrize("attachments", [[{"contentType": "image/jpeg"}], [{"contentType": "4111 1111"}], [7], "a.pdf"])
+def test_a_messages_attachments_are_unread_and_named_by_kind_only(attachments: object) -> None:
+    (kind,) = parse_transcript(chat({"text": "hello", "attachments": attachments})).unread
+    assert kind in ("image/jpeg", "application/octet-stream")
+    with pytest.raises(UnreadableTranscript, match="no words, only"):
+        parse_transcript(chat({"text": "", "attachments": attachments}))
+
+
 def test_encoded_mail_is_decoded() -> None:
     data = (
         b"From: a@example.com\r\nSubject: =?utf-8?q?caf=C3=A9?=\r\nMIME-Version: 1.0\r\n"

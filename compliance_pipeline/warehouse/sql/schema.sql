@@ -14,7 +14,9 @@ CREATE TABLE IF NOT EXISTS recordings (
     ended_at        TIMESTAMPTZ,
     available_at    TIMESTAMPTZ NOT NULL,
     received_at     TIMESTAMPTZ NOT NULL,
-    recorded_at     TIMESTAMPTZ NOT NULL
+    recorded_at     TIMESTAMPTZ NOT NULL,
+    conversation_id VARCHAR,
+    found_by_sweep  BOOLEAN DEFAULT FALSE
 );
 COMMENT ON TABLE recordings IS 'One row a recording that the platform announced.';
 COMMENT ON COLUMN recordings.recording_id IS 'The platform''s id of the recording.';
@@ -30,6 +32,8 @@ COMMENT ON COLUMN recordings.ended_at IS 'End of the interaction.';
 COMMENT ON COLUMN recordings.available_at IS 'When the platform said that the media became available.';
 COMMENT ON COLUMN recordings.received_at IS 'When the receiver stored the event.';
 COMMENT ON COLUMN recordings.recorded_at IS 'When this row was written.';
+COMMENT ON COLUMN recordings.conversation_id IS 'The platform''s id of the conversation, where it announces those.';
+COMMENT ON COLUMN recordings.found_by_sweep IS 'True where no event announced it: the reconcile sweep found it.';
 
 CREATE TABLE IF NOT EXISTS media (
     recording_id    VARCHAR NOT NULL,
@@ -244,6 +248,31 @@ COMMENT ON COLUMN evidence.sha256 IS 'Digest of the clip''s file.';
 COMMENT ON COLUMN evidence.made_at IS 'When the clip was made or refused, or last tried.';
 COMMENT ON COLUMN evidence.run_id IS 'Dagster run that made this row.';
 
+CREATE TABLE IF NOT EXISTS sweeps (
+    partition_hour  TIMESTAMPTZ NOT NULL,
+    swept_at        TIMESTAMPTZ NOT NULL,
+    at_source       INTEGER NOT NULL,
+    judged          INTEGER NOT NULL,
+    in_the_works    INTEGER NOT NULL,
+    not_recorded    INTEGER NOT NULL,
+    given_up        INTEGER NOT NULL,
+    missing         INTEGER NOT NULL,
+    found_by_sweep  INTEGER NOT NULL,
+    run_id          VARCHAR NOT NULL,
+    PRIMARY KEY (partition_hour, swept_at)
+);
+COMMENT ON TABLE sweeps IS 'What the platform said became available in an hour, beside what became of it here; one row a sweep.';
+COMMENT ON COLUMN sweeps.partition_hour IS 'UTC hour in which it became available at the source.';
+COMMENT ON COLUMN sweeps.swept_at IS 'When the platform was asked.';
+COMMENT ON COLUMN sweeps.at_source IS 'Recordings (or conversations, where the platform lists those) at the source.';
+COMMENT ON COLUMN sweeps.judged IS 'Of these: every recording has a verdict.';
+COMMENT ON COLUMN sweeps.in_the_works IS 'Of these: waiting, or being worked on.';
+COMMENT ON COLUMN sweeps.not_recorded IS 'Of these: conversations that the platform has no recording of.';
+COMMENT ON COLUMN sweeps.given_up IS 'Of these: dead letters, each with its reason.';
+COMMENT ON COLUMN sweeps.missing IS 'Of these: known here, and neither judged nor any of the above. Must be 0.';
+COMMENT ON COLUMN sweeps.found_by_sweep IS 'Of these: no event announced them; this sweep or an earlier one did.';
+COMMENT ON COLUMN sweeps.run_id IS 'Dagster run that asked.';
+
 CREATE TABLE IF NOT EXISTS latency_by_hour (
     partition_hour   TIMESTAMPTZ NOT NULL,
     channel          VARCHAR NOT NULL,
@@ -309,3 +338,7 @@ LEFT JOIN evidence e
 CREATE OR REPLACE VIEW latest_remediations AS
 SELECT * FROM remediations
 QUALIFY row_number() OVER (PARTITION BY partition_hour, recording_id, rule_id, action ORDER BY revision DESC) = 1;
+
+-- The proof that nothing was missed: the newest look at each hour.
+CREATE OR REPLACE VIEW completeness_by_hour AS
+FROM sweeps QUALIFY row_number() OVER (PARTITION BY partition_hour ORDER BY swept_at DESC) = 1;
