@@ -2,15 +2,24 @@
 
 import dagster as dg
 
-from compliance_pipeline.orchestration import assets, checks, resources, sensors
+from compliance_pipeline.orchestration import assets, checks, resources, schedules, sensors
 
 
 @dg.definitions
 def compliance_pipeline() -> dg.Definitions:
     return dg.Definitions(
-        assets=[assets.recordings, assets.screening, assets.remediations, assets.evidence, assets.marts],
-        asset_checks=[checks.hourly_checks],
-        jobs=[sensors.flag_recordings, sensors.keep_evidence],
+        assets=[
+            assets.recordings,
+            assets.screening,
+            assets.remediations,
+            assets.evidence,
+            assets.reconciliation,
+            assets.redaction,
+            assets.marts,
+        ],
+        asset_checks=[checks.hourly_checks, checks.reconciliation_checks],
+        jobs=[sensors.flag_recordings, sensors.keep_evidence, sensors.reconcile, sensors.check_redaction],
+        schedules=[schedules.reconcile_schedule, schedules.redaction_schedule],
         sensors=[sensors.recording_sensor, sensors.evidence_sensor],
         resources={"pipeline": resources.PipelineResource()},
         executor=dg.in_process_executor,

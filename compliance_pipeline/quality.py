@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
 from compliance_pipeline.contracts.verdict import Verdict
+from compliance_pipeline.platforms.port import PlatformError
 from compliance_pipeline.steps import Pipeline
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -17,6 +18,12 @@ FACT_TABLES = (
     "recordings", "media", "findings", "verdicts", "violations", "remediations", "evidence", "stage_times",
 )  # fmt: skip
 
+
+SIGNATURE_REASONS = ("signature", "stale")
+SWEEP_IS_OLD = timedelta(hours=24)
+"""Quiet nights are no fault; that sweeps run at all is the asset's freshness policy's to say."""
+CASCADE = 0.05
+"""The share of failing deliveries from which on it is an error, not a warning: the next step is lost recordings."""
 
 SURE = 0.75
 """What the text screen doubts more than this would be put before a person; here nothing but our own words is read."""
@@ -121,9 +128,9 @@ def p95_is_within_the_objective(pipeline: Pipeline, hour: datetime) -> Answer:
 def every_recording_is_accounted_for(pipeline: Pipeline, hour: datetime) -> Answer:
     """Every recording announced for the hour is judged, still in the works, or a dead letter with a reason."""
     from compliance_pipeline.intake.hours import partition_hour
-    from compliance_pipeline.intake.inbox import State
+    from compliance_pipeline.intake.inbox import OPEN_STATES, State
 
-    items = pipeline.inbox.items(partition_hour(hour))
+    items = [item for item in pipeline.inbox.items(partition_hour(hour)) if item.state is not State.LISTED]
     rows = pipeline.warehouse.select(
         "SELECT recording_id, unscreenable_reason FROM latest_verdicts WHERE partition_hour = $hour", {"hour": hour}
     )
@@ -134,7 +141,7 @@ def every_recording_is_accounted_for(pipeline: Pipeline, hour: datetime) -> Answ
     facts = {
         "announced": len(items),
         "judged": len(judged),
-        "in the works": sum(item.state not in (State.DONE, State.DEAD) for item in items),
+        "in the works": sum(item.state in OPEN_STATES for item in items),
         "dead letters": {item.recording_id: item.reason for item in dead},
         "unscreenable by reason": {reason: unscreenable.count(reason) for reason in sorted(set(unscreenable))},
         "lost": lost[:5],
@@ -145,4 +152,51 @@ def every_recording_is_accounted_for(pipeline: Pipeline, hour: datetime) -> Answ
         f"{len(lost)} lost.",
         serious=bool(lost),
         facts=facts,
+    )
+
+
+def nothing_is_missing(pipeline: Pipeline, since: datetime) -> Answer:
+    """Whatever the platform says became available is judged, in the works, or given up on with a reason."""
+    rows = pipeline.warehouse.select("FROM completeness_by_hour WHERE partition_hour >= $since", {"since": since})
+    total = {name: sum(row[name] for row in rows) for name in ("at_source", "judged", "given_up", "missing")}
+    newest = pipeline.warehouse.select("SELECT max(swept_at) AS at FROM sweeps")[0]["at"]
+    old = newest is not None and pipeline.clock() - newest > SWEEP_IS_OLD
+    return Answer(
+        not total["missing"] and not total["given_up"] and not old,
+        f"{total['at_source']} at source, {total['judged']} judged, {total['given_up']} given up on, "
+        f"{total['missing']} missing." + (f" No sweep since {newest:%H:%M} UTC saw anything." if old else ""),
+        serious=bool(total["missing"]),
+        facts={name.replace("_", " "): count for name, count in total.items()},
+    )
+
+
+def deliveries_arrive(pipeline: Pipeline, since: datetime) -> Answer:
+    """Events reach the inbox: none fails at the platform, is refused for its signature, or can't be understood."""
+    from compliance_pipeline import tallies
+
+    try:
+        failed = pipeline.platform.delivery_failures(since)
+    except PlatformError as error:
+        failed, why = None, str(error)
+    else:
+        why = "the platform does not tell"
+    received = sum(tallies.counted(pipeline.inbox.engine, tallies.RECEIVED, since).values())
+    refused = {
+        name.removeprefix(tallies.REJECTED): count
+        for name, count in tallies.counted(pipeline.inbox.engine, tallies.REJECTED, since).items()
+    }
+    forged = sum(refused.get(reason, 0) for reason in SIGNATURE_REASONS)
+    poison = refused.get(tallies.POISON, 0)
+    trouble = (failed or 0) + forged + poison
+    return Answer(
+        not trouble,
+        f"{received} events received; {'an unknown number' if failed is None else failed} failed at the platform, "
+        f"{forged} refused for their signature, {poison} not understood.",
+        serious=trouble > CASCADE * max(received, 1),
+        facts={
+            "events received": received,
+            "delivery failures (platform)": why if failed is None else failed,
+            "refused, by reason": refused,
+            "media URLs refused": tallies.counted(pipeline.inbox.engine, tallies.URL_REFUSED, since),
+        },
     )

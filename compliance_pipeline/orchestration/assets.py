@@ -5,7 +5,7 @@ Each asset calls one step and reports what it did; what the step does belongs in
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -16,6 +16,9 @@ from compliance_pipeline.orchestration.partitions import hourly
 from compliance_pipeline.orchestration.resources import PipelineResource
 from compliance_pipeline.warehouse.warehouse import MARTS
 
+if TYPE_CHECKING:
+    from compliance_pipeline.warehouse.tables import SweepRow
+
 OWNERS = ["team:compliance-engineering"]
 WAREHOUSE_POOL = "warehouse"
 """One run at a time writes DuckDB, whichever partition it is for."""
@@ -23,7 +26,7 @@ WAREHOUSE_POOL = "warehouse"
 
 def is_triggered_by_inbox(run: dg.DagsterRun) -> bool:
     """Whether the run is for what is new in the inbox, or for a whole partition (by hand, a backfill)."""
-    return run.tags.get(steps.TRIGGER_TAG) == steps.TRIGGERED_BY_INBOX
+    return steps.is_triggered_by_inbox(run.tags)
 
 
 def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
@@ -185,6 +188,97 @@ def evidence(
             "dagster/table_name": "warehouse.main.evidence",
         }
     )
+
+
+@dg.asset(
+    group_name="assurance",
+    owners=OWNERS,
+    kinds={"python"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "redaction_hides_what_was_planted",
+            asset="redaction",
+            description="No number that was planted in sample interactions comes out of the platform in the clear.",
+        )
+    ],
+)
+def redaction(pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+    """What the platform's redaction leaves of sample interactions with planted numbers, by channel (guide, step 2)."""
+    from compliance_pipeline.redaction import Outcome, check_redaction
+
+    results = check_redaction(pipeline.pipeline)
+    leaks = [result for result in results if result.outcome is Outcome.LEAK]
+    unread = [result for result in results if result.outcome is Outcome.NOT_READ]
+    lines = ["| channel | medium | planted | outcome | detail |", "|---|---|---|---|---|"]
+    lines += [f"| {r.channel} | {r.medium} | {r.kind} | {r.outcome} | {r.detail} |" for r in results]
+    yield dg.MaterializeResult(
+        metadata={
+            "planted values read": len(results) - len(unread),
+            "leaks": len(leaks),
+            "not read": len(unread),
+            "by channel": dg.MetadataValue.md("\n".join(lines)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="redaction_hides_what_was_planted",
+                passed=bool(results) and not leaks and not unread,
+                severity=dg.AssetCheckSeverity.ERROR if leaks else dg.AssetCheckSeverity.WARN,
+                description=f"{len(results)} planted values, {len(leaks)} leak, {len(unread)} could not be read."
+                if results
+                else "No samples: `compliance platform redaction-check` says how to make them; name them in "
+                "COMPLIANCE_REDACTION_SAMPLES.",
+            )
+        ],
+    )
+
+
+SWEPT = ("at_source", "judged", "in_the_works", "not_recorded", "given_up", "missing", "found_by_sweep")
+"""Columns of `sweeps`; all but the first and the last add up to the first."""
+
+
+class ReconciliationConfig(dg.Config):
+    hours: int | None = Field(default=None, ge=1, description="How far to look back; default: COMPLIANCE_SWEEP_HOURS.")
+
+
+@dg.asset(
+    deps=["verdicts"],
+    group_name="assurance",
+    owners=OWNERS,
+    kinds={"python", "duckdb"},
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=30)),
+)
+def reconciliation(
+    context: dg.AssetExecutionContext, config: ReconciliationConfig, pipeline: PipelineResource
+) -> dg.MaterializeResult[None]:
+    """What the platform says became available, beside what became of it here; what no event announced is taken in.
+
+    The proof that nothing was missed: so many at the source, so many judged, none missing. Reads the verdicts, but
+    waits for no run: it has no partitions and no place among the flagging runs.
+    """
+    from compliance_pipeline.reconcile import reconcile, window
+
+    hours = config.hours or pipeline.pipeline.settings.sweep_hours
+    since, until = window(pipeline.pipeline, hours, utc_now())
+    sweep = reconcile(pipeline.pipeline, context.run.run_id, since, until)
+    return dg.MaterializeResult(
+        metadata={
+            **{name.replace("_", " "): sweep.total(name) for name in SWEPT},
+            "taken in by this sweep": sweep.found_now,
+            "conversations listed again": sweep.listed_again,
+            "hours": dg.MetadataValue.md(_hours_table(sweep.hours)),
+            "dagster/table_name": "warehouse.main.sweeps",
+        }
+    )
+
+
+def _hours_table(rows: "tuple[SweepRow, ...]") -> str:
+    header = "| hour (UTC) | " + " | ".join(name.replace("_", " ") for name in SWEPT) + " |"
+    lines = [header, "|---|" + "--:|" * len(SWEPT)]
+    lines += [
+        f"| {row.partition_hour:%Y-%m-%d %H:%M} | " + " | ".join(str(getattr(row, name)) for name in SWEPT) + " |"
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 @dg.multi_asset(

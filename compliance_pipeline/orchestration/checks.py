@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import dagster as dg
 
 from compliance_pipeline import quality
+from compliance_pipeline.clock import utc_now
 from compliance_pipeline.intake.hours import hour_of
 from compliance_pipeline.orchestration.assets import WAREHOUSE_POOL, is_triggered_by_inbox
 from compliance_pipeline.orchestration.partitions import hourly
@@ -50,11 +51,38 @@ def hourly_checks(context: dg.AssetCheckExecutionContext, pipeline: PipelineReso
             answer = quality.nothing_sensitive_is_stored(pipeline.pipeline, hour, context.run.run_id)
         else:
             answer = question(pipeline.pipeline, hour)
-        yield dg.AssetCheckResult(
-            asset_key=asset,
-            check_name=question.__name__,
-            passed=answer.passed,
-            severity=dg.AssetCheckSeverity.ERROR if answer.serious else dg.AssetCheckSeverity.WARN,
-            description=answer.description,
-            metadata=dict(answer.facts),
-        )
+        yield _result(asset, question.__name__, answer)
+
+
+SWEEP_QUESTIONS: tuple[Question, ...] = (
+    quality.nothing_is_missing,
+    quality.deliveries_arrive,
+)
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec(question.__name__, asset="reconciliation", description=question.__doc__)
+        for question in SWEEP_QUESTIONS
+    ],
+    can_subset=True,
+)
+def reconciliation_checks(
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.AssetCheckResult]:
+    since = utc_now() - timedelta(hours=pipeline.pipeline.settings.sweep_hours)
+    selected = {key.name for key in context.selected_asset_check_keys}
+    for question in SWEEP_QUESTIONS:
+        if question.__name__ in selected:
+            yield _result("reconciliation", question.__name__, question(pipeline.pipeline, since))
+
+
+def _result(asset: str, name: str, answer: quality.Answer) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=answer.passed,
+        severity=dg.AssetCheckSeverity.ERROR if answer.serious else dg.AssetCheckSeverity.WARN,
+        description=answer.description,
+        metadata=dict(answer.facts),
+    )

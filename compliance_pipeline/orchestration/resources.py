@@ -12,7 +12,7 @@ from compliance_pipeline.engines import engine_of
 from compliance_pipeline.orchestration.launcher import hold_alive
 from compliance_pipeline.platforms.port import Platform
 from compliance_pipeline.screening.policy import load_policy
-from compliance_pipeline.steps import Pipeline
+from compliance_pipeline.steps import Pipeline, is_triggered_by_inbox
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -46,21 +46,23 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
             inbox = Inbox(settings.inbox_database_url)
             opened.callback(inbox.close)
             inbox.create()
-            platform = self._platform(settings, inbox)
+            live = context.run is not None and is_triggered_by_inbox(context.run.tags)
+            platform = self._platform(settings, inbox, background=not live)
             opened.callback(platform.close)
             engine = engine_of(settings, policy, inbox)
             opened.callback(engine.close)
             self._pipeline = Pipeline(settings, inbox, Warehouse(settings.warehouse_path), platform, policy, engine)
             yield self
 
-    def _platform(self, settings: "Settings", inbox: "Inbox") -> Platform:
+    def _platform(self, settings: "Settings", inbox: "Inbox", *, background: bool) -> Platform:
+        """background: for all but what is new: backfills, sweeps and clips leave live recordings their share."""
         if self.folder:
             from compliance_pipeline.platforms import folder
 
             return folder.from_settings(Path(self.folder), settings)
         from compliance_pipeline.platforms.profiles import platform_of
 
-        return platform_of(settings, inbox.engine)
+        return platform_of(settings, inbox.engine, background=background)
 
     @property
     def pipeline(self) -> Pipeline:

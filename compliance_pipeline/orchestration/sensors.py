@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -24,10 +25,11 @@ RETRY_FROM_THE_CLAIM = {"dagster/retry_strategy": "ALL_STEPS"}
 """A retry claims anew, so that each death of a run is counted against the recordings that it had."""
 
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
+UNDER_WAY = [*_WAITING, dg.DagsterRunStatus.STARTED]
 
 flag_recordings = dg.define_asset_job(
     "flag_recordings",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("evidence"),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("evidence", "reconciliation", "redaction"),
     executor_def=dg.in_process_executor,
     description="One micro-batch of an hour: from newly available recordings to flags, remediation and figures.",
 )
@@ -38,6 +40,22 @@ keep_evidence = dg.define_asset_job(
     selection=dg.AssetSelection.assets("evidence"),
     executor_def=dg.in_process_executor,
     description="Masked clips of what was found in an hour. After the flags, so that no recording waits for it.",
+)
+
+
+reconcile = dg.define_asset_job(
+    "reconcile",
+    selection=dg.AssetSelection.assets("reconciliation"),
+    executor_def=dg.in_process_executor,
+    description="Asks the platform what became available in the last hours, and takes in what no event announced.",
+)
+
+
+check_redaction = dg.define_asset_job(
+    "check_redaction",
+    selection=dg.AssetSelection.assets("redaction"),
+    executor_def=dg.in_process_executor,
+    description="Reads the sample interactions with planted numbers as the platform gives them out.",
 )
 
 
@@ -62,9 +80,7 @@ def wanted_runs(
 
 def partitions_in_flight(instance: dg.DagsterInstance) -> set[str]:
     """Partitions with a run that has yet to claim: it will take what arrives until then."""
-    records = instance.get_run_records(
-        dg.RunsFilter(job_name=flag_recordings.name, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED])
-    )
+    records = instance.get_run_records(dg.RunsFilter(job_name=flag_recordings.name, statuses=UNDER_WAY))
     just_now = utc_now().timestamp() - JUST_STARTED_S
     return {
         record.dagster_run.tags["dagster/partition"]
@@ -98,29 +114,39 @@ def wait_for_work(
 def recording_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Watches the inbox for recordings to flag and asks for one run per hour that has some, newest first.
 
-    Holds while the engine's circuit breaker is open.
+    Holds while the circuit breaker of the engine or of the platform is open.
     """
     from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.settings import Settings
 
-    inbox = Inbox(Settings().inbox_database_url)
+    settings = Settings()
+    inbox = Inbox(settings.inbox_database_url)
     try:
         inbox.create()
-        return look(inbox, context.instance)
+        platform = f"platform:{urlsplit(settings.platform_url).hostname}"
+        return look(inbox, context.instance, breakers=(ENGINE_BREAKER, platform))
     finally:
         inbox.close()
 
 
-def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -> dg.SensorResult | dg.SkipReason:
-    """One tick: the runs that are wanted, or why none is, after at most `hold_s`."""
+def look(
+    inbox: "Inbox",
+    instance: dg.DagsterInstance,
+    hold_s: float = HOLD_S,
+    breakers: Sequence[str] = (ENGINE_BREAKER,),
+) -> dg.SensorResult | dg.SkipReason:
+    """One tick: the runs that are wanted, or why none is, after at most `hold_s`. Holds while any breaker is open."""
     from compliance_pipeline.breaker import circuit_breaker, held_until
 
-    breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
-    wanted = (
-        [] if held_until(breaker, utc_now()) else wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
-    )
-    if until := held_until(breaker, utc_now()):
-        return dg.SkipReason(f"The engine failed repeatedly: its circuit breaker holds until {until:%H:%M:%S} UTC.")
+    def held() -> dg.SkipReason | None:
+        for name in breakers:
+            if until := held_until(circuit_breaker(inbox.engine, name), utc_now()):
+                return dg.SkipReason(f"{name} failed repeatedly: its circuit breaker holds until {until:%H:%M:%S} UTC.")
+        return None
+
+    wanted = [] if held() else wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
+    if skip := held():
+        return skip
     if not wanted:
         return dg.SkipReason("No recording is due.")
     return dg.SensorResult(
@@ -151,7 +177,7 @@ def evidence_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.S
     settings = Settings()
     if settings.engine_url or not settings.warehouse_path.exists():
         return dg.SkipReason("The embedded engine has found nothing yet.")
-    under_way = dg.RunsFilter(job_name=keep_evidence.name, statuses=[*_WAITING, dg.DagsterRunStatus.STARTED])
+    under_way = dg.RunsFilter(job_name=keep_evidence.name, statuses=UNDER_WAY)
     if context.instance.get_runs_count(under_way):
         return dg.SkipReason("A run makes clips already.")
     engine, now = from_settings(settings, load_policy(settings.policy)), utc_now()

@@ -27,6 +27,10 @@ EXPECTED = {
 }
 
 
+APART = {"evidence": "keep_evidence", "reconciliation": "reconcile", "redaction": "check_redaction"}
+"""Asset → the job that makes it."""
+
+
 @pytest.fixture(scope="module")
 def definitions() -> dg.Definitions:
     return compliance_pipeline()
@@ -41,19 +45,32 @@ def test_the_definitions_load_and_validate(definitions: dg.Definitions) -> None:
     assert sensor.job_name == "flag_recordings"
 
 
-def test_there_are_six_assets_of_an_hour_and_the_evidence(definitions: dg.Definitions) -> None:
-    assert {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()} == {*EXPECTED, "evidence"}
+def test_there_are_six_assets_of_an_hour_and_three_apart(definitions: dg.Definitions) -> None:
+    assert {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()} == {*EXPECTED, *APART}
 
 
-def test_the_evidence_stands_apart_from_the_flagging_runs(definitions: dg.Definitions) -> None:
-    node = definitions.resolve_asset_graph().get(dg.AssetKey("evidence"))
+@pytest.mark.parametrize("name", APART)
+def test_what_no_flag_waits_for_stands_apart_from_the_flagging_runs(definitions: dg.Definitions, name: str) -> None:
+    node = definitions.resolve_asset_graph().get(dg.AssetKey(name))
     assert node.partitions_def is None, (
         "a partition's tag would make it wait for the hour's flagging run, and that for it"
     )
     assert node.pools == set()
-    assert definitions.resolve_job_def("keep_evidence").executor_def is dg.in_process_executor
+    assert node.description
+    assert definitions.resolve_job_def(APART[name]).executor_def is dg.in_process_executor
     flagging = definitions.resolve_job_def("flag_recordings").asset_layer.selected_asset_keys
-    assert dg.AssetKey("evidence") not in flagging
+    assert dg.AssetKey(name) not in flagging
+
+
+@pytest.mark.parametrize(
+    ("name", "job"), [("reconcile_schedule", "reconcile"), ("redaction_schedule", "check_redaction")]
+)
+def test_the_clocks_jobs_are_on_from_the_start(definitions: dg.Definitions, name: str, job: str) -> None:
+    schedule = definitions.resolve_schedule_def(name)
+    assert (schedule.job_name, schedule.default_status) == (job, dg.DefaultScheduleStatus.RUNNING)
+
+
+def test_the_evidence_sensor_is_on_from_the_start(definitions: dg.Definitions) -> None:
     assert definitions.resolve_sensor_def("evidence_sensor").default_status is dg.DefaultSensorStatus.RUNNING
 
 
@@ -82,10 +99,17 @@ def test_each_question_is_a_partitioned_check_of_its_asset(definitions: dg.Defin
         "p95_is_within_the_objective": "latency_by_hour",
     }
     assert {question.__name__: asset for question, asset in QUESTIONS.items()} == expected
-    assert {(key.name, key.asset_key.to_user_string()) for key in graph.asset_check_keys} == set(expected.items())
+    by_the_clock = {
+        "nothing_is_missing": "reconciliation",
+        "deliveries_arrive": "reconciliation",
+        "redaction_hides_what_was_planted": "redaction",
+    }
+    assert {(key.name, key.asset_key.to_user_string()) for key in graph.asset_check_keys} == {
+        *expected.items(), *by_the_clock.items(),
+    }  # fmt: skip
     for key in graph.asset_check_keys:
         check = graph.get(key)
-        assert check.partitions_def == hourly
+        assert check.partitions_def == (hourly if key.name in expected else None)
         assert check.description
 
 
@@ -135,3 +159,25 @@ def test_loading_opens_and_writes_nothing(tmp_path: Path) -> None:
     variables = os.environ | {"COMPLIANCE_HOME": str(home), "DAGSTER_HOME": ""}
     subprocess.run([sys.executable, "-c", LOAD], check=True, env=variables, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_sweep_runs_at_a_time_over_the_last_hour_and_once_an_hour_over_all(
+    definitions: dg.Definitions, tmp_path: Path
+) -> None:
+    schedule = definitions.resolve_schedule_def("reconcile_schedule")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def tick(minute: int) -> dg.RunRequest | dg.SkipReason | None:
+            at = datetime(2026, 11, 1, 6, minute, tzinfo=UTC)
+            context = dg.build_schedule_context(instance, scheduled_execution_time=at)
+            data = schedule.evaluate_tick(context)
+            return data.run_requests[0] if data.run_requests else dg.SkipReason(data.skip_message)
+
+        def config(request: dg.RunRequest | dg.SkipReason | None) -> object:
+            assert isinstance(request, dg.RunRequest)
+            return request.run_config["ops"]["reconciliation"]["config"]
+
+        assert config(tick(0)) == {}
+        assert config(tick(55)) == {"hours": 1}
+        instance.create_run_for_job(definitions.resolve_job_def("reconcile"), status=dg.DagsterRunStatus.STARTED)
+        assert isinstance(tick(0), dg.SkipReason)
