@@ -4,16 +4,21 @@ Whether a fault strikes is decided here; what it then does is done by whoever se
 """
 
 from enum import StrEnum
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class FaultKind(StrEnum):
-    """The fifteen groups of misbehaviour that platforms are known for; the number is the group's."""
+    """The fifteen groups of misbehaviour that platforms are known for; the number is the group's.
+
+    What is set for good is no fault of a plan: a missing permission (11: POST /sandbox/permissions) and what the
+    platform redacts (14: PUT /sandbox/redaction).
+    """
 
     TRANSCODING_202 = "transcoding_202"  # 1: 202 without body n times, then 200
     TRANSCODING_EMPTY_LIST = "transcoding_empty_list"  # 1: 202 with []
@@ -29,7 +34,7 @@ class FaultKind(StrEnum):
     FILE_ERROR = "file_error"  # 4
     UNKNOWN_STATE = "unknown_state"  # 4: a word that no client knows, then AVAILABLE
     MEDIA_URIS_NULL = "media_uris_null"  # 5: for a while
-    CHANNEL_FILES = "channel_files"  # 5: {"0", "1"}: one file an audio channel
+    CHANNEL_FILES = "channel_files"  # 5: {"0", "1"}: one file an audio channel; or {"0"}: one mono file
     SEVERAL_RECORDINGS = "several_recordings"  # 6: transfer, consult, screen in one conversation
     MEDIA_EXPIRED = "media_expired"  # 7: 403 XML 'Request has expired'
     MEDIA_NOT_FOUND = "media_not_found"  # 7
@@ -56,12 +61,13 @@ class FaultKind(StrEnum):
     EVENT_LATE = "event_late"  # 13: days late
     EVENT_MALFORMED = "event_malformed"  # 13: malformed JSON, beside the real one
     EVENT_UNKNOWN_TOPIC = "event_unknown_topic"  # 13: beside the real one
-    TAG_OVERWRITTEN = "tag_overwritten"  # 14: by someone else, before we read it
+    EVENT_STORM = "event_storm"  # 15: the same message three times at once
+    TAG_OVERWRITTEN = "tag_overwritten"  # 14: by someone else, before we read it; never between our read and our write
     WORK_ITEM_DELETED = "work_item_deleted"  # 14: by someone else, after it was made
     CONFLICT = "conflict"  # 14: 409 for now
     TOO_LARGE = "too_large"  # 14: 413
-    BAD_SIGNATURE = "bad_signature"  # 15: a forged event or verdict, beside the real one
-    REPLAYED = "replayed"  # 15: a signed message of long ago, beside the real one
+    BAD_SIGNATURE = "bad_signature"  # 15: a forged event and a forged verdict, beside the real event
+    REPLAYED = "replayed"  # 15: an event and a verdict that were signed long ago, beside the real event
 
 
 class PlannedFault(BaseModel):
@@ -90,8 +96,8 @@ class FaultPlan(BaseModel):
 
     def strikes(self, kind: FaultKind, key: str, at_s: float) -> PlannedFault | None:
         """The fault of that kind that strikes `key` (a recording, a request's number) `at_s` seconds into the plan."""
-        for number, fault in enumerate(self.faults):
-            if fault.kind is not kind or at_s < fault.after_s:
+        for number, fault in self._by_kind.get(kind, ()):
+            if at_s < fault.after_s:
                 continue
             if fault.for_s is not None and at_s >= fault.after_s + fault.for_s:
                 continue
@@ -99,6 +105,16 @@ class FaultPlan(BaseModel):
             if drawn < fault.rate:
                 return fault
         return None
+
+    @cached_property
+    def _by_kind(self) -> dict[FaultKind, list[tuple[int, PlannedFault]]]:
+        found: dict[FaultKind, list[tuple[int, PlannedFault]]] = {}
+        for number, fault in enumerate(self.faults):
+            found.setdefault(fault.kind, []).append((number, fault))
+        return found
+
+
+FULL: Final = Path(__file__).with_name("plans") / "full.yaml"
 
 
 def load_plan(path: Path) -> FaultPlan:

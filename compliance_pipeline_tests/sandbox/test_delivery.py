@@ -21,11 +21,13 @@ from standardwebhooks import Webhook
 
 from compliance_pipeline.contracts.event import Channel, EventType, RecordingEvent
 from compliance_pipeline.sandbox.calls import Kind, PlannedRecording, Readiness, demo_plan, make_recording
-from compliance_pipeline.sandbox.delivery import Deliverer, RetryPolicy, event_payload, play
+from compliance_pipeline.sandbox.delivery import INGEST_PATH, Deliverer, RetryPolicy, play
+from compliance_pipeline.sandbox.envelopes import event_payload
 from compliance_pipeline.sandbox.platform import PlatformState, serve
 from compliance_pipeline_tests.contract.conformance import check_component
-from compliance_pipeline_tests.sandbox.receiving import Receiver, receiving
+from compliance_pipeline_tests.sandbox.receiving import Receiver, receiving, reserved_port
 
+COMPLIANCE = str(Path(sys.executable).with_name("compliance"))
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy0wMTIzNDU2Nzg5"
 QUICK = RetryPolicy(max_retries=3, initial_delay_ms=5, max_delay_ms=20)
 
@@ -111,16 +113,18 @@ def test_spent_retries_are_counted_as_a_failure(state: PlatformState) -> None:
 
 
 def test_a_receiver_that_is_down_and_comes_back_gets_the_event(state: PlatformState) -> None:
-    with receiving() as receiver:
-        port = receiver.port
-    patient = RetryPolicy(max_retries=100, initial_delay_ms=20, max_delay_ms=50)
+    patient = RetryPolicy(max_retries=1000, initial_delay_ms=20, max_delay_ms=50)
     outcome: list[bool] = []
-    thread = threading.Thread(target=lambda: outcome.append(deliver(state, receiver.url, patient)))
-    thread.start()
-    while not state.counts["delivery retried"]:
-        time.sleep(0.01)
-    with receiving(port=port) as back:
-        thread.join(timeout=10)
+    with reserved_port() as port:
+        url = f"http://127.0.0.1:{port}{INGEST_PATH}"
+        thread = threading.Thread(target=lambda: outcome.append(deliver(state, url, patient)))
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not state.counts["delivery retried"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with receiving(port=port) as back:
+            thread.join(timeout=10)
     assert outcome == [True]
     assert len(back.got) == 1
 
@@ -183,9 +187,7 @@ def test_a_plan_keeps_its_times(state: PlatformState) -> None:
 
 
 def test_the_runner_plays_the_demo_prints_no_clear_value_and_stops_on_ctrl_c(tmp_path: Path) -> None:
-    with receiving() as free:
-        port = free.port
-    with receiving() as receiver:
+    with reserved_port() as port, receiving() as receiver:
         environment = {
             **os.environ,
             "COMPLIANCE_HOME": str(tmp_path / "var"),
@@ -196,7 +198,7 @@ def test_the_runner_plays_the_demo_prints_no_clear_value_and_stops_on_ctrl_c(tmp
         log = tmp_path / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "compliance_pipeline.sandbox", "--plan", "demo", "--count", "12", "--spread=1"],
+                [COMPLIANCE, "sandbox", "serve", "--plan", "demo", "--count", "4", "--spread=1"],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -214,7 +216,7 @@ def test_the_runner_plays_the_demo_prints_no_clear_value_and_stops_on_ctrl_c(tmp
             process.wait(timeout=5)
         finally:
             process.kill()
-    plan = demo_plan(1, count=12, spread_s=1)
+    plan = demo_plan(1, count=4, spread_s=1)
     assert {row["recordingId"] for row in truth["recordings"]} == {planned.recording_id for planned in plan}
     voices = sum(planned.kind.channel is Channel.VOICE for planned in plan)
     assert len(receiver.got) == voices + sum(planned.deliveries for planned in plan)
