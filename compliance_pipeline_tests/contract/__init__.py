@@ -1,1 +1,1 @@
-"""Contracts that the wire is checked against: the guide's endpoints as data, and what checks a body by them."""
+"""Contracts that the wire is checked against: both profiles and the events as data; what checks by them; tests."""
