@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# All but the vendor's SDK (172 MB), which one optional test drives the sandbox with.
+EXTRAS := --extra kafka --extra postgres --extra sandbox --extra servicebus --extra sqs --extra whisper
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -10,7 +12,7 @@ BIN := .venv/bin
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-.PHONY: help install run demo test lint bench-screening lock
+.PHONY: help install run demo soak test lint bench-screening amqp-peer lock
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
@@ -21,6 +23,9 @@ run: install ## Start everything and watch it in the Dagster UI; Ctrl-C stops it
 
 demo: install ## The whole job once, headless, with known truth; fails if anything is lost, double or wrong
 	@$(BIN)/compliance demo
+
+soak: install ## 15 minutes of recordings under a platform that does everything wrong; SOAK="--profile cloud" for Genesys Cloud's
+	@$(BIN)/compliance soak $(SOAK)
 
 test: install ## The whole test suite
 	$(BIN)/python -m pytest
@@ -34,6 +39,9 @@ lint: install ## Style, types and import rules
 bench-screening: install ## Precision, recall and speed per rule, beside the peers; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks.screening
 
+amqp-peer: install ## What the tests of Azure Service Bus need: an AMQP 1.0 peer (built from source)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python python-qpid-proton==0.40.0
+
 lock: install ## Resolve the dependencies again
-	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile --quiet pyproject.toml $(EXTRAS) --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --upgrade -o requirements.lock

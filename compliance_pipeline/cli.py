@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import typer
@@ -16,12 +16,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from compliance_pipeline import policy_cli
+from compliance_pipeline import consume_cli, platform_cli, policy_cli
+from compliance_pipeline.sandbox import cli as sandbox_cli
 from compliance_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from compliance_pipeline.demo import Result
     from compliance_pipeline.scan import Scanned, ScanResult
+    from compliance_pipeline.soak import SoakResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +47,7 @@ out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 T = TypeVar("T")
+Profile = Literal["guide", "cloud"]
 
 EXIT_CLEAN, EXIT_ERROR, EXIT_USAGE, EXIT_FOUND, EXIT_UNSCREENABLE = 0, 1, 2, 3, 4
 _VERDICT_STYLE = {
@@ -87,7 +90,8 @@ def up(
 ) -> None:
     """Start everything on this machine: receiver, Dagster, and a sandbox platform that keeps producing calls.
 
-    With COMPLIANCE_PLATFORM_URL set to another host there is no sandbox: events come from your platform.
+    With COMPLIANCE_PLATFORM_URL set to another host there is no sandbox: events come from your platform. With
+    COMPLIANCE_QUEUE_URL they are taken from a queue as well.
     Ctrl-C stops all of it. The data stays in COMPLIANCE_HOME; start again and it goes on.
 
     Examples:
@@ -104,7 +108,7 @@ def up(
 
     settings = settings_or_exit()
     platform = urlsplit(settings.platform_url)
-    sandboxed = platform.hostname in ("127.0.0.1", "localhost")
+    sandboxed = settings.is_sandboxed
     ports = {"--web-port": web_port, "COMPLIANCE_RECEIVER_PORT": settings.receiver_port}
     if sandboxed:
         ports["COMPLIANCE_PLATFORM_URL"] = platform.port or 80
@@ -120,6 +124,8 @@ def up(
         raise fail(str(error)) from None
     except Timeout:
         raise fail(f"it runs already with the data folder {settings.home}; stop that, or set COMPLIANCE_HOME") from None
+    if not sandboxed:
+        platform_cli.names_or_exit(settings)
     variables = environment(
         settings,
         code_port=free_port(),
@@ -142,7 +148,7 @@ def up(
     )
     manager = Manager()
     for name, command in procfile().items():
-        if name == "sandbox" and not sandboxed:
+        if (name == "sandbox" and not sandboxed) or (name == "consumer" and not settings.queue_url):
             continue
         manager.add_process(name, command, env=variables)
     manager.loop()
@@ -166,6 +172,9 @@ def receiver() -> None:
 
 
 app.add_typer(policy_cli.app, name="policy")
+app.add_typer(platform_cli.app, name="platform")
+app.command("consume")(consume_cli.consume)
+app.add_typer(sandbox_cli.app, name="sandbox")
 engine_app = typer.Typer(no_args_is_help=True, help="The screening engine as a service of its own.")
 app.add_typer(engine_app, name="engine")
 
@@ -215,21 +224,6 @@ def await_port(port: int, timeout_s: float = 90.0) -> None:
         wait_for_port(port, timeout_s)
     except StackError as error:
         raise fail(str(error)) from None
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def sandbox(context: typer.Context) -> None:
-    """Run the sandbox: a simulated platform that produces calls, chats and e-mails.
-
-    Examples:
-
-        compliance sandbox --interval 2
-
-        compliance sandbox --help
-    """
-    from compliance_pipeline.sandbox.__main__ import main
-
-    main(context.args)
 
 
 @app.command()
@@ -391,9 +385,21 @@ def demo(
         raise typer.Exit(EXIT_ERROR)
 
 
-def _print_demo(result: "Result") -> None:
+def _stage_table(rows: list[dict[str, Any]]) -> Table:
     from compliance_pipeline.demo import STAGES
 
+    stages = Table(title="Where the time goes", title_justify="left", header_style="bold")
+    for column in ("stage", "what", "n", "P50", "P95", "P99"):
+        stages.add_column(column, justify="left" if column in ("stage", "what") else "right")
+    for row in rows:
+        if row["stage"] == "judged":
+            stages.add_section()
+        figures = [f"{row[name]:.2f} s" for name in ("p50", "p95", "p99")]
+        stages.add_row(row["stage"], STAGES[row["stage"]], str(row["recordings"]), *figures)
+    return stages
+
+
+def _print_demo(result: "Result") -> None:
     table = Table(
         title="Recordings", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -414,15 +420,7 @@ def _print_demo(result: "Result") -> None:
             "" if o.flagged_s is None else f"{o.flagged_s:.1f} s",
         )
     out.print(table)
-    stages = Table(title="Where the time goes", title_justify="left", header_style="bold")
-    for column in ("stage", "what", "n", "P50", "P95", "P99"):
-        stages.add_column(column, justify="left" if column in ("stage", "what") else "right")
-    for row in result.stages:
-        if row["stage"] == "judged":
-            stages.add_section()
-        figures = [f"{row[name]:.2f} s" for name in ("p50", "p95", "p99")]
-        stages.add_row(row["stage"], STAGES[row["stage"]], str(row["recordings"]), *figures)
-    out.print(stages)
+    out.print(_stage_table(result.stages))
     planted = [o for o in result.outcomes if o.truth not in NOTHING_FOUND]
     found = [o for o in planted if o.verdict == o.truth]
     false = [o for o in result.outcomes if o not in planted and o.verdict not in NOTHING_FOUND]
@@ -436,6 +434,69 @@ def _print_demo(result: "Result") -> None:
     for fault in result.faults:
         out.print(f"[bold red]FAULT[/] {fault}", highlight=False)
     out.print("[green]nothing lost, nothing double, nothing wrong[/]" if not result.faults else "[red]failed[/]")
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long recordings come.")] = 15.0,
+    rate: Annotated[float, typer.Option(help="Recordings a second.")] = 2.0,
+    profile: Annotated[
+        Profile, typer.Option(help="guide: events by webhook; cloud: by SQS (moto's server).")
+    ] = "guide",
+    faults: Annotated[
+        str, typer.Option(help="Fault plan: `full`, or a file (see `compliance sandbox serve`).")
+    ] = "full",
+    seed: Annotated[int, typer.Option(help="Another seed strikes other recordings.")] = 1,
+) -> None:
+    """Run the whole product under a platform that does everything wrong, and count what was lost or done twice.
+
+    Real processes in COMPLIANCE_HOME/soak (emptied first): receiver, Dagster, the sandbox platform with its fault
+    plan. What can't be judged must have been refused with a reason. Exits with 1 if a recording was lost, done twice
+    or judged wrongly.
+
+    Example:
+
+        compliance soak --minutes 1 --profile cloud
+    """
+    from compliance_pipeline.soak import SoakResult, run_soak
+    from compliance_pipeline.stack import StackError
+
+    home = settings_or_exit().home / "soak"
+    steps = run_soak(home, profile=profile, seconds=minutes * 60, rate=rate, faults=faults, seed=seed)
+    try:
+        result = _with_progress("settled", steps, SoakResult)
+    except StackError as error:
+        raise fail(str(error)) from None
+    _print_soak(result)
+    if not result.passed:
+        raise typer.Exit(EXIT_ERROR)
+
+
+def _print_soak(result: "SoakResult") -> None:
+    for title, counts in (
+        ("What the sandbox sent", result.sent),
+        ("Faults struck", result.faults),
+        ("Refused, with the reason", result.refused),
+    ):
+        table = Table(title=title, title_justify="left", show_header=False, box=box.SIMPLE_HEAD)
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
+        for name, count in counts.items():
+            table.add_row(str(count), escape(name))
+        if counts:
+            out.print(table)
+    out.print(_stage_table(result.stages))
+    for what, which in (("LOST", result.lost), ("DOUBLE", result.double), ("WRONG", result.wrong)):
+        for recording_id, why in which.items():
+            out.print(f"[bold red]{what}[/] {recording_id}: {escape(why)}", highlight=False)
+    out.print(
+        f"{result.unique} recordings: {result.judged} judged ({result.found_by_sweep} found by the sweep), "
+        f"{sum(result.refused.values())} refused with a reason, {len(result.lost)} lost, {len(result.double)} double, "
+        f"{len(result.wrong)} wrong; in {result.seconds:.0f} s",
+        highlight=False,
+    )
+    for name, count in result.alarms.items():
+        out.print(f"[bold red]ALARM[/] {name}: {count}", highlight=False)
 
 
 @app.command()

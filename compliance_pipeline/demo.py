@@ -1,7 +1,7 @@
 """`compliance demo`: the whole job once, headless, on recordings whose truth is known; whether all came right."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -135,15 +135,10 @@ def collect(stack: Stack, seconds: float) -> Result:
         _outcome(t, verdicts.get(t["recordingId"], []), observed[t["recordingId"]], flagged.get(t["recordingId"]))
         for t in truth["recordings"]
     ]
-    stages = warehouse.select(
-        "SELECT stage, count(*) AS recordings, quantile_cont(seconds, 0.5) AS p50, "
-        "quantile_cont(seconds, 0.95) AS p95, quantile_cont(seconds, 0.99) AS p99 FROM stage_times GROUP BY stage"
-    )
-    by_stage = {row["stage"]: row for row in stages}
     counts = seen["counts"]
     return Result(
         outcomes=outcomes,
-        stages=[by_stage[stage] for stage in STAGES if stage in by_stage],
+        stages=stage_times(warehouse),
         duplicates=sum(item.duplicates for item in items.values() if item),
         unscreenable={
             id_: rows[0]["unscreenable_reason"] for id_, rows in verdicts.items() if rows[0]["unscreenable_reason"]
@@ -154,6 +149,18 @@ def collect(stack: Stack, seconds: float) -> Result:
     )
 
 
+def stage_times(warehouse: Warehouse, without: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Exact percentiles of each stage in seconds, in the order of STAGES; `without`: recordings that don't count."""
+    stages = warehouse.select(
+        "SELECT stage, count(*) AS recordings, quantile_cont(seconds, 0.5) AS p50, "
+        "quantile_cont(seconds, 0.95) AS p95, quantile_cont(seconds, 0.99) AS p99 FROM stage_times "
+        "WHERE NOT list_contains($without, recording_id) GROUP BY stage",
+        {"without": list(without)},
+    )
+    by_stage = {row["stage"]: row for row in stages}
+    return [by_stage[stage] for stage in STAGES if stage in by_stage]
+
+
 @cache
 def _violations_with_a_callback() -> set[str]:
     return {rule.violation_type for rule in load_policy().rules if Action.SUPERVISOR_CALLBACK in rule.actions}
@@ -162,7 +169,7 @@ def _violations_with_a_callback() -> set[str]:
 def _outcome(
     truth: Mapping[str, Any], verdicts: list[dict[str, Any]], seen: Mapping[str, Any], flagged_at: datetime | None
 ) -> Outcome:
-    faults = list(_faults(truth, verdicts, seen))
+    faults = list(recording_faults(truth, verdicts, seen))
     said = verdicts[0] if verdicts else {}
     flagged_s = (flagged_at - datetime.fromisoformat(truth["availableAt"])).total_seconds() if flagged_at else None
     return Outcome(
@@ -177,7 +184,10 @@ def _outcome(
     )
 
 
-def _faults(truth: Mapping[str, Any], verdicts: list[dict[str, Any]], seen: Mapping[str, Any]) -> Iterator[str]:
+def recording_faults(
+    truth: Mapping[str, Any], verdicts: list[dict[str, Any]], seen: Mapping[str, Any]
+) -> Iterator[str]:
+    """Everything that is wrong with what was said and done about a recording that can be judged."""
     if not verdicts:
         yield "lost: no verdict"
         return

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import httpx
 
@@ -63,6 +64,8 @@ def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_op
         "DAGSTER_HOME": str(dagster_home),
         "COMPLIANCE_HOME": str(home),
         "COMPLIANCE_PLATFORM_URL": settings.platform_url,
+        "COMPLIANCE_PLATFORM_PROFILE": settings.platform_profile,
+        "COMPLIANCE_QUEUE_URL": settings.queue_url or "",
         "COMPLIANCE_RECEIVER_PORT": str(settings.receiver_port),
         "COMPLIANCE_CODE_PORT": str(code_port),
         "COMPLIANCE_WEB_PORT": str(web_port),
@@ -77,12 +80,22 @@ class Stack:
     A context manager: whatever still runs is stopped at the end.
     """
 
-    def __init__(self, home: Path, *, sandbox_options: str = "") -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        sandbox_options: str = "",
+        profile: Literal["guide", "cloud"] = "guide",
+        queue_url: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.settings = Settings(
             home=home,
             inbox_url=None,
             host="127.0.0.1",
+            platform_profile=profile,
             platform_url=f"http://127.0.0.1:{free_port()}",
+            queue_url=queue_url,
             receiver_port=free_port(),
         )
         self._code_port = free_port()
@@ -90,7 +103,7 @@ class Stack:
             self.settings, code_port=self._code_port, web_port=free_port(), sandbox_options=sandbox_options
         )
         # Never the user's own inbox: the processes read the repository's .env, and a variable overrides it.
-        self.environment |= {"COMPLIANCE_INBOX_URL": "", "COMPLIANCE_HOST": "127.0.0.1"}
+        self.environment |= {"COMPLIANCE_INBOX_URL": "", "COMPLIANCE_HOST": "127.0.0.1", **(variables or {})}
         self._commands = procfile()
         self._logs = home / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -104,15 +117,19 @@ class Stack:
 
     def start(self, *names: str) -> None:
         for name in names:
-            with (self._logs / f"{name}.log").open("ab") as log:
-                self._processes[name] = subprocess.Popen(  # noqa: S603 - the commands are the Procfile's
-                    ["/bin/sh", "-c", self._commands[name]],
-                    env=self.environment,
-                    cwd=ROOT,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            self.run(name, self._commands[name])
+
+    def run(self, name: str, command: str) -> None:
+        """Start a process that the Procfile does not have, as if it had."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(  # noqa: S603 - the commands are the Procfile's or ours
+                ["/bin/sh", "-c", command],
+                env=self.environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def kill(self, name: str) -> None:
         """kill -9 the process and its children."""

@@ -63,7 +63,7 @@ def test_the_inbox_is_counted_by_state_and_dead_letters_come_with_their_reason(i
     assert shown.exit_code == 0
     counts = dict(line.split()[:2] for line in shown.output.splitlines() if line.split()[0] in set(State))
     assert {state: int(count) for state, count in counts.items() if state != "dead"} == {
-        "new": 0, "claimed": 1, "deferred": 0, "done": 1,
+        "new": 0, "claimed": 1, "deferred": 0, "done": 1, "listed": 0,
     }  # fmt: skip
     assert f"{second.recording_id}  gave up after 3 tries: no" in shown.output
 

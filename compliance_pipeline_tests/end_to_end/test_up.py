@@ -73,7 +73,7 @@ def test_the_web_ui_shows_the_assets_and_the_running_sensors(tmp_path: Path) -> 
     assets = {"/".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
     assert assets == {
         *("recordings", "media", "verdicts", "remediations", "evidence"),
-        *("latency_by_hour", "violations_by_hour"),
+        *("latency_by_hour", "violations_by_hour", "reconciliation", "redaction"),
     }
 
 
