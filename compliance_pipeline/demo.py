@@ -97,7 +97,7 @@ def wait_until_settled(stack: Stack, *, timeout_s: float = SETTLE_TIMEOUT_S) -> 
             counts = inbox.counts()
             settled = counts[State.DONE] + counts[State.DEAD]
             yield settled
-            truth = _get(stack, "truth")
+            truth = sandbox_says(stack, "truth")
             if truth["finished"] and settled >= len(truth["recordings"]):
                 return
             if time.monotonic() > deadline:
@@ -112,19 +112,25 @@ def wait_until_settled(stack: Stack, *, timeout_s: float = SETTLE_TIMEOUT_S) -> 
         inbox.close()
 
 
-def _get(stack: Stack, what: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{stack.settings.platform_url}/sandbox/{what}", timeout=10).json()
+def sandbox_says(stack: Stack, what: str) -> dict[str, Any]:
+    """The sandbox's `truth` or `state`."""
+    answer: dict[str, Any] = httpx.get(f"{stack.settings.platform_url}/sandbox/{what}", timeout=30).json()
     return answer
+
+
+def verdicts_by_recording(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
+    verdicts: dict[str, list[dict[str, Any]]] = {}
+    for row in warehouse.select("FROM verdicts"):
+        verdicts.setdefault(row["recording_id"], []).append(row)
+    return verdicts
 
 
 def collect(stack: Stack, seconds: float) -> Result:
     """Compare what the platform saw and what the warehouse holds with the truth."""
-    truth, seen = _get(stack, "truth"), _get(stack, "state")
+    truth, seen = sandbox_says(stack, "truth"), sandbox_says(stack, "state")
     observed = {row["recordingId"]: row for row in seen["recordings"]}
     warehouse = Warehouse(stack.settings.warehouse_path)
-    verdicts: dict[str, list[dict[str, Any]]] = {}
-    for row in warehouse.select("FROM verdicts"):
-        verdicts.setdefault(row["recording_id"], []).append(row)
+    verdicts = verdicts_by_recording(warehouse)
     flagged = {
         row["recording_id"]: row["ended_at"] for row in warehouse.select("FROM stage_times WHERE stage = 'flagged'")
     }

@@ -14,10 +14,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
-import httpx
-
 from compliance_pipeline.clock import utc_now
-from compliance_pipeline.demo import recording_faults, stage_times
+from compliance_pipeline.demo import recording_faults, sandbox_says, stage_times, verdicts_by_recording
 from compliance_pipeline.intake.inbox import OPEN_STATES, Inbox, InboxItem, State
 from compliance_pipeline.platforms.port import PlatformError
 from compliance_pipeline.platforms.profiles import platform_of
@@ -137,12 +135,12 @@ def _wait(stack: Stack, seconds: float) -> Iterator[tuple[int, int]]:
     try:
         while True:
             counts = inbox.counts()
-            truth = _get(stack, "truth?last=0")
+            truth = sandbox_says(stack, "truth?last=0")
             yield counts[State.DONE] + counts[State.DEAD], truth["count"]
             if truth["finished"] and time.monotonic() - swept_at > SWEEP_EVERY_S:
                 if not listed_again:
                     # What the sweep does a quarter of an hour after a conversation's end: recordings may come late.
-                    ids = {_conversation(said["recordingId"]) for said in _get(stack, "truth")["recordings"]}
+                    ids = {_conversation(said["recordingId"]) for said in sandbox_says(stack, "truth")["recordings"]}
                     inbox.list_again(sorted(ids), utc_now())
                     listed_again = True
                 found = _sweep(stack, inbox, started)
@@ -171,18 +169,11 @@ def _sweep(stack: Stack, inbox: Inbox, started: datetime) -> int | None:
             return None
 
 
-def _get(stack: Stack, what: str) -> dict[str, Any]:
-    answer: dict[str, Any] = httpx.get(f"{stack.settings.platform_url}/sandbox/{what}", timeout=30).json()
-    return answer
-
-
 def _collect(stack: Stack, seconds: float) -> SoakResult:
-    truth, seen = _get(stack, "truth"), _get(stack, "state")
+    truth, seen = sandbox_says(stack, "truth"), sandbox_says(stack, "state")
     observed = {row["recordingId"]: row for row in seen["recordings"]}
     warehouse = Warehouse(stack.settings.warehouse_path)
-    verdicts: dict[str, list[dict[str, Any]]] = {}
-    for row in warehouse.select("FROM verdicts"):
-        verdicts.setdefault(row["recording_id"], []).append(row)
+    verdicts = verdicts_by_recording(warehouse)
     ids = {said["recordingId"] for said in truth["recordings"]}
     inbox = Inbox(stack.settings.inbox_database_url)
     try:
