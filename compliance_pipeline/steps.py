@@ -55,8 +55,6 @@ BATCH_LIMIT = 100
 """Recordings that one run takes: what waits longer goes to the next run rather than behind a long one."""
 ENGINE_BREAKER = "engine"
 NOT_READY = "not ready: "
-TRANSCRIPT_TRIES = 3
-"""After so many tries a call is judged by its sound alone, and rules about words stay undetermined."""
 CALLBACK_UNSURE = "a callback may have been asked for: looked up again when the platform can show it"
 NOT_RECORDED = "the platform has no recording of this conversation"
 SUSPECT_AFTER = 3
@@ -477,7 +475,9 @@ def _judge(
         report.given_back[_give_back(pipeline, batch, item, why, outcome.after_s)] += 1
         outcome.waits()
         return []
-    if isinstance(outcome, Screening) and outcome.transcript_missing and item.attempts < TRANSCRIPT_TRIES:
+    # After half of its tries a call is judged by its sound alone, and rules about words stay undetermined.
+    waits = item.attempts <= pipeline.settings.max_attempts // 2
+    if isinstance(outcome, Screening) and outcome.transcript_missing and waits:
         report.given_back[_give_back(pipeline, batch, item, "its transcript can't be had for now")] += 1
         return []
     key: dict[str, Any] = {"recording_id": item.recording_id, "engine_version": engine, "partition_hour": batch.hour}

@@ -155,7 +155,7 @@ def test_a_call_whose_transcript_cant_be_had_for_now_is_tried_again_and_then_jud
     held = shop.state.add(call, conversation_id=CONVERSATION)
     shop.announce_conversation(CONVERSATION)
     shop.state.fail_next("/api/v2/speechandtextanalytics", 503, times=1000)
-    for attempt in range(1, steps.TRANSCRIPT_TRIES):
+    for attempt in range(1, shop.pipeline.settings.max_attempts // 2 + 1):
         shop.run()
         item = shop.inbox.get(held.address)
         assert item is not None
