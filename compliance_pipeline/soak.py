@@ -225,7 +225,7 @@ def _outcome(
         if not verdicts:
             return "lost", known
         # The plan has work items deleted by somebody else, after they were made.
-        made = {**seen, "workItems": [*seen["workItems"], *["deleted"] * seen.get("workItemsDeleted", 0)]}
+        made = {**seen, "workItems": seen["workItems"] or ["deleted"] * min(1, seen.get("workItemsDeleted", 0))}
         faults = "; ".join(recording_faults(truth, verdicts, made))
         return ("wrong", f"{faults} ({known})") if faults else ("judged", "")
     said = verdicts[0]["verdict"] if verdicts else None

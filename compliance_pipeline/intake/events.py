@@ -167,7 +167,8 @@ def _cloud_event(message: Mapping[str, Any], digest: str, now: datetime) -> list
         if media in _UNSCREENED:
             return []
         ended_at = _epoch_time(body.get("eventTime")) or told_at
-        called = body.get("dnis") if direction == "OUTBOUND" else None
+        # Of a call only: a conversation can be a chat first, whose 'dnis' rang nowhere.
+        called = body.get("dnis") if (direction, media) == ("OUTBOUND", "VOICE") else None
         said = {
             "end_time": ended_at,
             "direction": _DIRECTIONS.get(direction),

@@ -334,3 +334,10 @@ def test_of_an_outbound_call_the_time_zone_is_kept_and_the_number_is_not() -> No
     assert "2125550143" not in stored.event.model_dump_json() + repr(stored)
     [inbound] = incoming(json.dumps(raw | {"direction": "inbound"}).encode(), TOKENS, NOON)
     assert inbound.event.called_time_zone is None
+
+
+@pytest.mark.parametrize(("media", "zone"), [("VOICE", "America/New_York"), ("CHAT", None), ("MESSAGE", None)])
+def test_only_a_calls_number_says_where_it_rang(media: str, zone: str | None) -> None:
+    body = conversation_ended(mediaType=media, direction="OUTBOUND", dnis="tel:+12125550143")
+    [stored] = incoming(body, TOKENS, NOON)
+    assert stored.event.called_time_zone == zone
