@@ -24,11 +24,6 @@ WAREHOUSE_POOL = "warehouse"
 """One run at a time writes DuckDB, whichever partition it is for."""
 
 
-def is_triggered_by_inbox(run: dg.DagsterRun) -> bool:
-    """Whether the run is for what is new in the inbox, or for a whole partition (by hand, a backfill)."""
-    return steps.is_triggered_by_inbox(run.tags)
-
-
 def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
     run = context.run
     launch_time = context.instance.get_run_stats(run.run_id).launch_time
@@ -36,7 +31,7 @@ def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
         partition_key=context.partition_key,
         owner=run.root_run_id or run.run_id,
         run_id=run.run_id,
-        whole_partition=not is_triggered_by_inbox(run),
+        whole_partition=not steps.is_triggered_by_inbox(run.tags),
         launched_at=datetime.fromtimestamp(launch_time, UTC) if launch_time else utc_now(),
     )
 

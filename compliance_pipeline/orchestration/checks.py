@@ -9,10 +9,10 @@ import dagster as dg
 from compliance_pipeline import quality
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.intake.hours import hour_of
-from compliance_pipeline.orchestration.assets import WAREHOUSE_POOL, is_triggered_by_inbox
+from compliance_pipeline.orchestration.assets import WAREHOUSE_POOL
 from compliance_pipeline.orchestration.partitions import hourly
 from compliance_pipeline.orchestration.resources import PipelineResource
-from compliance_pipeline.steps import Pipeline
+from compliance_pipeline.steps import Pipeline, is_triggered_by_inbox
 
 # Partitioned checks are in preview; without partitions a check's history mixes hours.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -47,7 +47,7 @@ def hourly_checks(context: dg.AssetCheckExecutionContext, pipeline: PipelineReso
     for question, asset in QUESTIONS.items():
         if question.__name__ not in selected:
             continue
-        if question is quality.nothing_sensitive_is_stored and is_triggered_by_inbox(context.run):
+        if question is quality.nothing_sensitive_is_stored and is_triggered_by_inbox(context.run.tags):
             answer = quality.nothing_sensitive_is_stored(pipeline.pipeline, hour, context.run.run_id)
         else:
             answer = question(pipeline.pipeline, hour)

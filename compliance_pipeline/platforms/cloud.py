@@ -43,7 +43,7 @@ from compliance_pipeline.platforms.port import (
     Refused,
     Unavailable,
 )
-from compliance_pipeline.platforms.transport import MissingPermission, NotFound, Transport, parse
+from compliance_pipeline.platforms.transport import MissingPermission, NotFound, Transport, iso_utc, parse
 
 log = logging.getLogger(__name__)
 
@@ -498,7 +498,7 @@ class CloudPlatform:
             "data": {"key": callback.key, "recordingId": callback.recording_id, "reason": callback.reason},
         }
         if callback.scheduled_at > self._now():
-            body["callbackScheduledTime"] = _iso(callback.scheduled_at)
+            body["callbackScheduledTime"] = iso_utc(callback.scheduled_at)
         try:
             answer = self._transport.request("POST", CALLBACKS, json=body)
             return parse(_Called, answer, f"POST {CALLBACKS}").conversation.id
@@ -691,7 +691,7 @@ class CloudPlatform:
     ) -> Iterator[list[_Conversation]]:
         """The latest first."""
         body: dict[str, Any] = {
-            "interval": f"{_iso(since)}/{_iso(until)}",
+            "interval": f"{iso_utc(since)}/{iso_utc(until)}",
             "order": "desc",
             "orderBy": order_by,
         } | ({"segmentFilters": list(segments)} if segments else {})
@@ -1050,10 +1050,6 @@ def _hundreds(items: Sequence[str]) -> Iterator[Sequence[str]]:
     return (items[start : start + MANY] for start in range(0, len(items), MANY))
 
 
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _instant(text: Any) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
@@ -1064,4 +1060,4 @@ def _instant(text: Any) -> datetime | None:
 
 def _time(text: Any) -> str | None:
     moment = _instant(text)
-    return _iso(moment) if moment else None
+    return iso_utc(moment) if moment else None

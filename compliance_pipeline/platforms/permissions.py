@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from compliance_pipeline.platforms.port import PlatformError, Refused, Unavailable
-from compliance_pipeline.platforms.transport import MissingPermission, Transport, parse
+from compliance_pipeline.platforms.transport import MissingPermission, Transport, iso_utc, parse
 
 _SIGN_IN = "POST /oauth/token"
 NIL = "00000000-0000-0000-0000-000000000000"
@@ -262,7 +262,7 @@ def audits(
     queries: list[_Query] = []
     for service, entity_type in AUDITED:
         body = {
-            "interval": f"{_stamp(since)}/{_stamp(until)}",
+            "interval": f"{iso_utc(since)}/{iso_utc(until)}",
             "serviceName": service,
             "filters": [{"property": "EntityType", "value": entity_type}],
             "sort": [{"name": "Timestamp", "sortOrder": "descending"}],
@@ -309,7 +309,3 @@ def _audited(message: _Message) -> Audited:
         who=f"user {user}" if user else f"client {client}" if client else "the platform",
         status=(message.status or "").lower(),
     )
-
-
-def _stamp(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

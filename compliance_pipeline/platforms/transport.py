@@ -509,6 +509,11 @@ def parse(model: type[Model], answer: Any, asked: str) -> Model:
         raise Unavailable(f"{asked}: the answer is malformed at {', '.join(fields)}") from None
 
 
+def iso_utc(moment: datetime) -> str:
+    """A time as platforms take it in intervals and bodies: ISO 8601 with milliseconds, UTC as 'Z'."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _json(method: str, path: str, response: httpx.Response) -> Any:
     if not response.content:
         return None
