@@ -3,6 +3,8 @@
 Its tables are defined by those who use them, in `metadata`; what is in them is theirs to say.
 """
 
+import sqlite3
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ _made: WeakKeyDictionary[sa.Engine, set[sa.Table]] = WeakKeyDictionary()
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CREATE_LOCK = 0x636F6D706C  # any constant, the same in every process
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class DatabaseDamaged(sa.exc.SQLAlchemyError):
+    """SQLite's file is damaged, cut off or gone. Says which file and what to do next; nothing of what is in it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"{path} {what}: stop everything and restore your backup, or see what can be saved with "
+            f"sqlite3 '{path}' .recover; nothing was written"
+        )
 
 
 class UtcTime(sa.TypeDecorator[datetime]):
@@ -54,6 +67,16 @@ def connect(url: str) -> sa.Engine:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    @sa.event.listens_for(engine, "handle_error")
+    def _unusable(context: sa.engine.ExceptionContext) -> DatabaseDamaged | None:
+        code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_READONLY, *_DAMAGED):
+            # A connection stays read-only, or with the damaged file, when the file has long been mended or replaced;
+            # and while one that is read-only is open, all that this process opens are.
+            context.is_disconnect = True
+            engine.dispose()
+        return DatabaseDamaged(Path(engine.url.database or ""), "is damaged") if code in _DAMAGED else None
+
     return engine
 
 
@@ -63,12 +86,25 @@ def writer(engine: sa.Engine) -> sa.Engine:
 
 
 def create(engine: sa.Engine) -> None:
-    """Make the tables and columns that are missing. Safe to call often and from several processes at once."""
+    """Make the tables and columns that are missing. Safe to call often and from several processes at once.
+
+    Raises DatabaseDamaged where SQLite's file had tables once and has none now: it would be a new, empty one.
+    """
     if engine.dialect.name == "sqlite":
         path = Path(engine.url.database or "").resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"), writer(engine).begin() as connection:
-            _create(connection)
+        lock = path.with_name(f"{path.name}.lock")
+        with FileLock(lock):
+            was_made = lock.stat().st_size > 0
+            with writer(engine).begin() as connection:
+                is_lost = was_made and not sa.inspect(connection).get_table_names()
+                if not is_lost:
+                    _create(connection)
+            if is_lost:
+                engine.dispose()  # as for what is damaged
+                raise DatabaseDamaged(path, f"is gone or empty (to begin anew, remove {lock.name} too)")
+            if not was_made:
+                lock.write_text("made\n")
     else:
         with engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
@@ -99,3 +135,10 @@ def _create(connection: sa.Connection) -> None:
     for table in metadata.sorted_tables:
         for index in table.indexes:
             index.create(connection, checkfirst=True)
+
+
+def few(ids: Iterable[str]) -> Iterator[list[str]]:
+    """The ids in lists that are short enough for a statement's parameters."""
+    ordered = sorted(set(ids))
+    for first in range(0, len(ordered), 500):
+        yield ordered[first : first + 500]

@@ -1,25 +1,23 @@
 """The evidence step: a masked, verified clip for each finding behind a broken rule, as a plain function. No Dagster.
 
-A second pass over the recording, after it was flagged; how clips are cut and masked is `media.clips`'s.
+A second pass over the recording, after it was flagged; how clips are cut and masked is `media.clips`'s. With
+`keep_originals` the whole recording goes into the vault first, and clips are cut from there, now and later.
 """
 
-import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from logging import getLogger
-from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 from compliance_pipeline.contracts.event import Channel
-from compliance_pipeline.contracts.policy import FindingKind
+from compliance_pipeline.contracts.policy import SENSITIVE_CODES, FindingKind
 from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.media.clips import (
     PAD_MS,
@@ -34,7 +32,8 @@ from compliance_pipeline.media.clips import (
     make_clips,
 )
 from compliance_pipeline.media.decode import MediaReader, UnscreenableMedia, decode_audio
-from compliance_pipeline.platforms.port import Gone, NotYet, PlatformError
+from compliance_pipeline.media.vault import NotInVault, Shredded, Vault, VaultError, vault_of
+from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, PlatformError
 from compliance_pipeline.screening.engine import EmbeddedEngine
 from compliance_pipeline.screening.findings import Symbol
 from compliance_pipeline.steps import BATCH_LIMIT, STORE_EVERY_S, Batch, Pipeline
@@ -44,6 +43,8 @@ from compliance_pipeline.warehouse.warehouse import Warehouse
 log = getLogger(__name__)
 
 FOLDER = "evidence"
+ORIGINAL = "original"
+"""Name of the whole recording in the vault. No clip's name, so evidence links never lead there."""
 MAX_CLIPS = 20
 """Of one recording: those that name its broken rules first, then the earliest findings."""
 RETRY_AFTER = timedelta(minutes=10)
@@ -56,11 +57,10 @@ is left of a number."""
 LONGEST_PAUSE_S = 2.5
 LEAST_CONFIDENCE = 0.5
 
-STALE_S = 3600.0
-
 VERIFIED, REFUSED, UNAVAILABLE = "verified", "refused", "unavailable"
 TEXT, GONE, TOO_MANY = "text", "gone", "the recording has its share of clips already"
 _FOR_GOOD = (TEXT, GONE, TOO_MANY)
+_CODES = [str(kind) for kind in SENSITIVE_CODES]
 _NO_VIOLATION_ALONE = (FindingKind.PHRASE, FindingKind.PHONE_NUMBER, FindingKind.EMAIL_ADDRESS)
 
 
@@ -117,8 +117,10 @@ class _Case:
 
     recording_id: str
     is_voice: bool
-    duration_ms: int | None
+    sha256: str | None
     """As it was screened; None where its end was missing then."""
+    has_code: bool
+    """Whether any engine found a card verification code or PIN in it."""
     findings: tuple[Mapping[str, Any], ...] = field(repr=False)
     pending: tuple[int, ...]
     is_retry: bool
@@ -141,6 +143,8 @@ def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
     fetched now is tried again by a run after RETRY_AFTER. One recording's failure is its own.
     """
     started = monotonic()
+    with closing(vault_of(pipeline.settings, pipeline.inbox.engine)) as vault:
+        delete_forbidden(pipeline, vault, batch)
     if not isinstance(pipeline.engine, EmbeddedEngine):
         return EvidenceReport()  # another engine says what it found, not where all of its digits are
     engine = pipeline.engine.version
@@ -149,11 +153,14 @@ def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
     report = EvidenceReport(left=max(0, len(cases) - BATCH_LIMIT))
     rows: list[EvidenceRow] = []
     stored_at = monotonic()
-    with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="evidence") as pool:
-        futures = {pool.submit(_clips, pipeline, case, screener): case for case in cases[:BATCH_LIMIT]}
+    with (
+        closing(vault_of(pipeline.settings, pipeline.inbox.engine)) as vault,
+        ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="evidence") as pool,
+    ):
+        futures = {pool.submit(_clips, pipeline, vault, case, screener): case for case in cases[:BATCH_LIMIT]}
         try:
             for future in as_completed(futures):
-                rows += _rows(pipeline, batch, engine, futures[future], future.result(), report)
+                rows += _rows(pipeline, vault, batch, engine, futures[future], future.result(), report)
                 if monotonic() - stored_at > STORE_EVERY_S:
                     _store(pipeline.warehouse, rows)
                     rows, stored_at = [], monotonic()
@@ -167,9 +174,11 @@ def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
 
 _CASES = """
 SELECT
-    f.*, r.channel, m.container, m.duration_ms AS screened_ms, m.complete, e.status, e.reason, e.made_at,
+    f.*, r.channel, m.container, m.sha256 AS screened_sha256, m.complete, e.status, e.reason, e.made_at,
     EXISTS (FROM violations v WHERE v.partition_hour = f.partition_hour AND v.recording_id = f.recording_id
-            AND v.engine_version = f.engine_version AND v.finding_no = f.finding_no) AS names_a_rule
+            AND v.engine_version = f.engine_version AND v.finding_no = f.finding_no) AS names_a_rule,
+    EXISTS (FROM findings c WHERE c.partition_hour = f.partition_hour AND c.recording_id = f.recording_id
+            AND list_contains($codes, c.kind)) AS has_code
 FROM findings f
 JOIN recordings r ON r.partition_hour = f.partition_hour AND r.recording_id = f.recording_id
 LEFT JOIN media m
@@ -186,7 +195,7 @@ ORDER BY r.available_at DESC, f.recording_id, f.finding_no
 def _cases(pipeline: Pipeline, batch: Batch, engine: str) -> list[_Case]:
     """Recordings with findings whose clips are missing; those that were never tried come first, newest first."""
     by_recording: dict[str, list[dict[str, Any]]] = {}
-    for row in pipeline.warehouse.select(_CASES, {"hour": batch.hour, "engine": engine}):
+    for row in pipeline.warehouse.select(_CASES, {"hour": batch.hour, "engine": engine, "codes": _CODES}):
         by_recording.setdefault(row["recording_id"], []).append(row)
     due = pipeline.clock() - RETRY_AFTER
     cases = []
@@ -206,7 +215,8 @@ def _cases(pipeline: Pipeline, batch: Batch, engine: str) -> list[_Case]:
             _Case(
                 recording_id=recording_id,
                 is_voice=first["channel"] == Channel.VOICE and first["container"] != "text",
-                duration_ms=first["screened_ms"] if first["complete"] else None,
+                sha256=first["screened_sha256"] if first["complete"] else None,
+                has_code=first["has_code"],
                 findings=tuple(findings),
                 pending=tuple(row["finding_no"] for row in pending),
                 is_retry=all(row["status"] for row in pending),
@@ -219,7 +229,7 @@ def _is_pending(row: Mapping[str, Any]) -> bool:
     return row["status"] is None or (row["status"] == UNAVAILABLE and row["reason"] not in _FOR_GOOD)
 
 
-def _clips(pipeline: Pipeline, case: _Case, screener: Screener) -> list[_Outcome]:
+def _clips(pipeline: Pipeline, vault: Vault, case: _Case, screener: Screener) -> list[_Outcome]:
     """What became of each pending finding of one recording. Never raises for the recording's own failure."""
 
     def none(reason: str) -> list[_Outcome]:
@@ -229,11 +239,15 @@ def _clips(pipeline: Pipeline, case: _Case, screener: Screener) -> list[_Outcome
     if not case.is_voice:
         return [_Unavailable(number, TEXT) for number in case.pending]
     try:
-        return _cut_and_verify(pipeline, case, screener)
-    except PlatformError as error:
+        return _cut_and_verify(pipeline, vault, case, screener)
+    except Shredded:
+        return none(GONE)
+    except (PlatformError, VaultError) as error:
         return none(str(error))
     except UnscreenableMedia as error:
         return [Refusal(number, f"the media can't be decoded: {error.reason}") for number in case.pending]
+    except _OtherMedia:
+        return [Refusal(number, "the platform served other media than was screened") for number in case.pending]
     except _NotThere as error:
         return none(error.reason)
     except Exception as error:
@@ -247,12 +261,77 @@ class _NotThere(Exception):
         self.reason = reason
 
 
-def _cut_and_verify(pipeline: Pipeline, case: _Case, screener: Screener) -> list[_Outcome]:
+class _OtherMedia(Exception):
+    """The times of the findings are not those of this media."""
+
+
+def _cut_and_verify(pipeline: Pipeline, vault: Vault, case: _Case, screener: Screener) -> list[_Outcome]:
     settled = len(case.findings) - len(case.pending)
     now, later = case.pending[: max(0, MAX_CLIPS - settled)], case.pending[max(0, MAX_CLIPS - settled) :]
     too_many: list[_Outcome] = [_Unavailable(number, TOO_MANY) for number in later]
     if not now:
         return too_many
+    with _media(pipeline, vault, case) as stream:
+        reader = MediaReader(stream)
+        _, blocks = decode_audio(reader)
+        outcomes = list(make_clips(blocks, wanted_clips(case.findings, now), screener))
+        reader.drain()
+        if case.sha256 is not None and reader.sha256 != case.sha256:
+            raise _OtherMedia
+    return [*outcomes, *too_many]
+
+
+def delete_forbidden(pipeline: Pipeline, vault: Vault, batch: Batch) -> None:
+    """Delete what was kept of the hour's recordings before any engine found a code in them; a legal hold beats it."""
+    from compliance_pipeline.retention import Deletion, apply, data_of  # which knows the names of clips from here
+
+    now = pipeline.clock()
+    for row in pipeline.warehouse.select(_WITH_CODES, {"hour": batch.hour, "codes": _CODES}):
+        try:
+            is_kept = ORIGINAL in vault.names(row["recording_id"])
+        except VaultError as error:
+            log.warning("%s", error)
+            continue
+        if is_kept:
+            why = "a card verification code or PIN was found in it"
+            deletion = Deletion(row["recording_id"], data_of(ORIGINAL), (ORIGINAL,), "codes are never kept", why, now)
+            apply(pipeline.inbox.engine, vault, [deletion], f"run {batch.run_id}", now)
+
+
+_WITH_CODES = """
+SELECT DISTINCT recording_id FROM findings WHERE partition_hour = $hour AND list_contains($codes, kind) ORDER BY ALL
+"""
+
+
+class _FromVault:
+    """A recording of the vault as the decoder takes it."""
+
+    content_length: int | None = None
+    content_type: str | None = None
+    last_modified: datetime | None = None
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+
+@contextmanager
+def _media(pipeline: Pipeline, vault: Vault, case: _Case) -> Iterator[MediaStream]:
+    """The recording: from the vault where that has it, else from the platform, by way of the vault if it is to be kept.
+
+    A recording in which any engine found a card verification code or PIN, however unsure, is not kept, whatever the
+    setting: PCI DSS forbids to store it, even encrypted, and a deletion after review is a promise that a backup, or a
+    review that never comes, can break.
+    """
+    try:
+        kept = vault.read(case.recording_id, ORIGINAL)
+    except NotInVault:
+        kept = None
+    if kept is not None:
+        yield _FromVault(kept)
+        return
     match pipeline.platform.locate(case.recording_id):
         case NotYet(why):
             raise _NotThere(f"not ready: {why}")
@@ -261,12 +340,21 @@ def _cut_and_verify(pipeline: Pipeline, case: _Case, screener: Screener) -> list
         case ready:
             media = ready.media
     with pipeline.platform.open_media(media) as stream:
-        audio, blocks = decode_audio(MediaReader(stream))
-        outcomes = list(make_clips(blocks, wanted_clips(case.findings, now), screener))
-    if case.duration_ms is not None and abs(audio.duration_s * 1000 - case.duration_ms) > PAD_MS:
-        # Kept nowhere yet: the times of the findings are not those of this media.
-        return [Refusal(number, "the platform served other media than was screened") for number in now] + too_many
-    return [*outcomes, *too_many]
+        if case.has_code or not pipeline.settings.keep_originals:
+            yield stream
+            return
+        vault.put(case.recording_id, ORIGINAL, _as_judged(stream, case.sha256), pipeline.clock())
+    yield _FromVault(vault.read(case.recording_id, ORIGINAL))
+
+
+def _as_judged(chunks: Iterable[bytes], judged: str | None) -> Iterator[bytes]:
+    """The chunks; raises _OtherMedia at their end, so that they are not stored, if their digest is another."""
+    digest = sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if judged not in (None, digest.hexdigest()):
+        raise _OtherMedia
 
 
 def wanted_clips(findings: Sequence[Mapping[str, Any]], numbers: Sequence[int]) -> list[Wanted]:
@@ -331,15 +419,22 @@ def _span(run: Sequence[Symbol]) -> Span:
 
 
 def _rows(
-    pipeline: Pipeline, batch: Batch, engine: str, case: _Case, outcomes: Sequence[_Outcome], report: EvidenceReport
+    pipeline: Pipeline,
+    vault: Vault,
+    batch: Batch,
+    engine: str,
+    case: _Case,
+    outcomes: Sequence[_Outcome],
+    report: EvidenceReport,
 ) -> Iterator[EvidenceRow]:
     for outcome in outcomes:
         uri, reason, clip = None, None, None
+        if isinstance(outcome, Clip):
+            outcome = _kept(vault, case.recording_id, engine, outcome, pipeline.clock())
         match outcome:
             case Clip():
                 status, clip = VERIFIED, outcome
-                uri = clip_uri(case.recording_id, engine, clip.number)
-                keep(pipeline.settings.home, uri, clip.content)
+                uri = clip_name(engine, clip.number)
                 report.made += 1
                 report.size_bytes += len(clip.content)
             case Refusal():
@@ -368,39 +463,28 @@ def _rows(
         )
 
 
-def clip_uri(recording_id: str, engine: str, number: int) -> str:
-    """Where a clip lies, relative to the home folder."""
-    return f"{FOLDER}/{_file_name(recording_id)}/{_file_name(engine)}/{number}.flac"
+def _kept(vault: Vault, recording_id: str, engine: str, clip: Clip, now: datetime) -> Clip | _Unavailable:
+    """A clip that was stored before replaces itself."""
+    try:
+        vault.put(recording_id, clip_name(engine, clip.number), clip.content, now)
+    except Shredded:
+        return _Unavailable(clip.number, GONE)
+    except VaultError as error:
+        log.warning("evidence of finding %d: %s", clip.number, error)
+        return _Unavailable(clip.number, str(error))
+    return clip
 
 
-def _file_name(name: str) -> str:
-    """A name that is one part of a path on any file system; a digest tells apart what is not used as it is."""
+def clip_name(engine: str, number: int) -> str:
+    """A clip's name among those of its recording in the vault; `evidence.uri` says it."""
+    return f"{FOLDER}/{_part(engine)}/{number}.flac"
+
+
+def _part(name: str) -> str:
+    """Of a path, without blanks and at most 80 characters; a digest tells apart what is not used as it is."""
     if re.fullmatch(r"[a-z0-9_][a-z0-9_.+-]{0,79}", name) and not name.endswith("."):
         return name
     return f"{re.sub(r'[^a-z0-9_-]+', '_', name.lower())[:40]}~{sha256(name.encode()).hexdigest()[:16]}"
-
-
-def keep(home: Path, uri: str, content: bytes) -> None:
-    """Write a clip under its final name all at once (0600, folders 0700); whatever was there is replaced."""
-    path = home / uri
-    folder = home
-    for part in Path(uri).parts[:-1]:
-        folder /= part
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in folder.glob(f".{path.name}.*.part"):
-        # Of a process that was killed; what another one is writing now is younger.
-        with suppress(FileNotFoundError):
-            if time() - left.stat().st_mtime > STALE_S:
-                left.unlink()
-    made = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def _store(warehouse: Warehouse, rows: Sequence[EvidenceRow]) -> None:

@@ -1,12 +1,12 @@
 """Evidence over real parts: every clip is silent where something sensitive was, and what can't be made safe is refused.
 Calls are keyed and synthesised, encoded, served over HTTP, screened by the engine and cut by the step."""
 
+import re
 import signal
-import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance_pipeline import evidence
 from compliance_pipeline.contracts.event import Channel
-from compliance_pipeline.evidence import RETRY_AFTER, clip_uri, evidence_batch, keep, remaining_digits
+from compliance_pipeline.evidence import ORIGINAL, RETRY_AFTER, clip_name, evidence_batch, remaining_digits
+from compliance_pipeline.ledger import ledger_table
 from compliance_pipeline.media.clips import PAD_MS, MemoryMedia, Remains, decode, encode, to_pcm
-from compliance_pipeline.platforms.port import Unavailable
+from compliance_pipeline.media.vault import LONGEST_NAME, vault_of
+from compliance_pipeline.platforms.port import Refused, Unavailable
+from compliance_pipeline.retention import hold, lift, why_deleted
 from compliance_pipeline.sandbox.calls import Kind, SyntheticRecording
 from compliance_pipeline.sandbox.speech import speak
 from compliance_pipeline.screening.engine import EmbeddedEngine
@@ -90,10 +94,20 @@ def made(shop: Workshop, *recordings: SyntheticRecording) -> list[dict[str, Any]
     return rows(shop)
 
 
+def stored(shop: Workshop, row: Mapping[str, Any]) -> bytes:
+    with closing(vault_of(shop.pipeline.settings, shop.inbox.engine)) as vault:
+        return b"".join(vault.read(row["recording_id"], row["uri"]))
+
+
+def in_vault(shop: Workshop, recording_id: str = "call-1") -> list[str]:
+    with closing(vault_of(shop.pipeline.settings, shop.inbox.engine)) as vault:
+        return vault.names(recording_id)
+
+
 def clip(shop: Workshop, row: Mapping[str, Any]) -> Samples:
     """The clip of a verified row; checks that it is what the row says, and that it is safe."""
     assert (row["status"], row["reason"]) == ("verified", None)
-    content = (shop.pipeline.settings.home / row["uri"]).read_bytes()
+    content = stored(shop, row)
     assert sha256(content).hexdigest() == row["sha256"]
     assert remaining_digits(ENGINE, content) == Remains()
     assert ENGINE.screen(MemoryMedia(content), Channel.VOICE).findings == []
@@ -185,7 +199,7 @@ def test_a_clip_of_a_wrong_span_is_refused_and_nothing_of_it_is_kept(shop: Works
     assert (report.made, report.refused) == (0, len(wrong))
     assert {int(row["recording_id"]): row["reason"] for row in rows(shop)} == wrong
     assert {(row["status"], row["uri"], row["sha256"]) for row in rows(shop)} == {("refused", None, None)}
-    assert not list(shop.pipeline.settings.home.rglob("*.flac*"))
+    assert [name for start_ms in wrong for name in in_vault(shop, str(start_ms))] == []
     shop.clock.ahead += 2 * RETRY_AFTER
     assert evidence_batch(shop.pipeline, batch).refused == 0, "refused is for good"
 
@@ -205,7 +219,7 @@ def test_clips_of_media_that_is_not_what_was_screened_are_refused(shop: Workshop
     shop.state.add(voice(KEYED[:, : 25 * 8000]))
     evidence_batch(shop.pipeline, batch)
     assert [row["reason"] for row in rows(shop)] == ["the platform served other media than was screened"]
-    assert not list(shop.pipeline.settings.home.rglob("*.flac*"))
+    assert in_vault(shop) == []
 
 
 def transcribed(shop: Workshop, recording_id: str, number: int, kind: str, start_ms: int, end_ms: int) -> None:
@@ -288,27 +302,53 @@ def test_a_recording_that_can_not_be_fetched_is_its_own_failure_and_tried_again_
     assert {row["status"] for row in rows(shop)} == {"verified"}
 
 
-def test_done_again_gives_the_same_files_and_changes_nothing(shop: Workshop) -> None:
+def test_done_again_gives_the_same_clips_and_changes_nothing(shop: Workshop) -> None:
     shop.announce(voice(KEYED), voice(KEYED, "call-2", "ogg"))
     batch = shop.run()
     assert evidence_batch(shop.pipeline, batch).made == 2
-    home = shop.pipeline.settings.home
-    files = {path: path.read_bytes() for path in home.rglob("*.flac")}
     before = rows(shop)
+    clips = [stored(shop, row) for row in before]
     assert evidence_batch(shop.pipeline, batch).made == 0
-    with shop.warehouse.write() as connection:  # as if killed between a file and its row
+    with shop.warehouse.write() as connection:  # as if killed between a clip and its row
         connection.execute("DELETE FROM evidence")
     assert evidence_batch(shop.pipeline, batch).made == 2
-    assert {path: path.read_bytes() for path in home.rglob("*.flac")} == files
+    assert [stored(shop, row) for row in rows(shop)] == clips
     assert [{**row, "made_at": None} for row in rows(shop)] == [{**row, "made_at": None} for row in before]
 
 
-def test_files_and_folders_are_the_owner_s_only(shop: Workshop) -> None:
-    made(shop, voice(KEYED))
-    folder = shop.pipeline.settings.home / "evidence"
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*")) if path.is_dir()}
-    assert modes == {0o700}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
+def test_no_clip_lies_in_the_clear_anywhere_in_the_home_folder(shop: Workshop) -> None:
+    found = made(shop, voice(KEYED))
+    assert stored(shop, found[0]).startswith(b"fLaC")
+    files = [path for path in shop.pipeline.settings.home.rglob("*") if path.is_file()]
+    assert [path for path in files if b"fLaC" in path.read_bytes()] == []
+
+
+def test_a_recording_that_was_shredded_gets_no_clip_any_more(shop: Workshop) -> None:
+    shop.announce(voice(KEYED), voice(KEYED, "call-2"))
+    batch = shop.run()
+    with closing(vault_of(shop.pipeline.settings, shop.inbox.engine)) as vault:
+        vault.shred("call-1", shop.clock())
+    report = evidence_batch(shop.pipeline, batch)
+    assert (report.made, report.unavailable) == (1, 1)
+    assert {row["recording_id"]: row["reason"] for row in rows(shop)} == {"call-1": "gone", "call-2": None}
+    shop.clock.ahead += 2 * RETRY_AFTER
+    assert evidence_batch(shop.pipeline, batch).unavailable == 0
+
+
+def test_a_vault_that_can_not_be_used_is_said_and_tried_again_after_a_while(shop: Workshop) -> None:
+    shop.announce(voice(KEYED))
+    batch = shop.run()
+    in_the_way = shop.pipeline.settings.home / "vault"
+    in_the_way.write_bytes(b"")
+    assert evidence_batch(shop.pipeline, batch).unavailable == 1
+    [row] = rows(shop)
+    assert "call-1" in row["reason"]
+    assert "COMPLIANCE_VAULT_URL" in row["reason"]
+    in_the_way.unlink()
+    shop.clock.ahead += 2 * RETRY_AFTER
+    assert evidence_batch(shop.pipeline, batch).made == 1
+    [row] = rows(shop)
+    clip(shop, row)
 
 
 def test_a_recording_has_clips_of_its_broken_rules_and_of_so_many_findings(
@@ -343,90 +383,26 @@ def test_a_recording_that_was_deleted_since_is_not_asked_for_again(shop: Worksho
     assert evidence_batch(shop.pipeline, batch).unavailable == 0
 
 
-names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=120) | st.sampled_from(
-    [".", "..", "a/../b", "A", "a"]
-)
-
-
-@given(names, names)
-def test_any_recording_id_is_a_folder_of_its_own_inside_the_evidence(one: str, other: str) -> None:
-    first, second = (clip_uri(name, ENGINE.version, 0) for name in (one, other))
-    for uri in (first, second):
-        parts = Path(uri).parts
-        assert len(parts) == 4
-        assert parts[0] == "evidence"
-        assert ".." not in parts
-        assert all(part.isascii() and len(part) <= 80 for part in parts)
-    assert (first.lower() == second.lower()) == (one == other)
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=120) | st.sampled_from([".", "..", "a/../b"]))
+def test_a_clip_of_any_engine_has_a_name_that_fits_a_verdict_and_the_vault(engine: str) -> None:
+    name = clip_name(engine, 999_999)
+    assert name.isascii()
+    assert not re.search(r"\s", name)
+    assert len(name) <= LONGEST_NAME
+    assert name != clip_name(engine + "x", 999_999)
 
 
 def test_nothing_that_is_kept_yields_the_digits(shop: Workshop) -> None:
     """Sweeps the bytes of all files, and listens to every clip."""
     calls = [recording(kind, 2) for kind in (Kind.VOICE_TONES, Kind.VOICE_DIGITS)]
     made(shop, *calls)
-    home = shop.pipeline.settings.home
-    leaks, files = Canaries({one.recording_id: one.planted for one in calls}, {}).sweep(home / "evidence")
+    leaks, files = Canaries({one.recording_id: one.planted for one in calls}, {}).sweep(shop.pipeline.settings.home)
     assert leaks == []
-    assert files == len(calls)
+    assert files > len(calls)
     for row in rows(shop):
         clip(shop, row)
     loud = encode(to_pcm(KEYED[:, 80_000:140_000]))
     assert remaining_digits(ENGINE, loud).spans, "the ear of this test hears what was not masked"
-
-
-KILLED_BEFORE_THE_NAME = """
-import os, signal, sys
-from pathlib import Path
-from compliance_pipeline import evidence
-os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-evidence.keep(Path(sys.argv[1]), "evidence/a/b/0.flac", b"new" * 100_000)
-"""
-KEEPS_ON = """
-import sys
-from pathlib import Path
-from compliance_pipeline.evidence import keep
-content = bytes(range(256)) * 20_000
-print("ready", flush=True)
-while True:
-    keep(Path(sys.argv[1]), "evidence/a/b/0.flac", content)
-"""
-
-
-def test_a_kill_before_the_last_byte_is_safe_leaves_what_was_there(tmp_path: Path) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_NAME, str(tmp_path)], check=False, timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "evidence/a/b/0.flac").exists()
-    keep(tmp_path, "evidence/a/b/0.flac", b"whole")
-    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_NAME, str(tmp_path)], check=False, timeout=60)
-    assert (tmp_path / "evidence/a/b/0.flac").read_bytes() == b"whole"
-
-
-def test_at_any_moment_and_after_any_kill_there_is_no_part_of_a_clip_under_its_name(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 20_000
-    path = tmp_path / "evidence/a/b/0.flac"
-    for looks in (0, 3, 60):
-        process = subprocess.Popen([sys.executable, "-c", KEEPS_ON, str(tmp_path)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        for _ in range(looks):
-            time.sleep(0.002)
-            assert not path.exists() or path.read_bytes() == content
-        process.kill()
-        process.wait(10)
-        process.stdout.close()
-        assert not path.exists() or path.read_bytes() == content
-    assert path.exists()
-
-
-def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_NAME, str(tmp_path)], check=False, timeout=60)
-    folder = tmp_path / "evidence/a/b"
-    [part] = folder.iterdir()
-    keep(tmp_path, "evidence/a/b/0.flac", b"whole")
-    assert part.exists(), "another process may be writing it"
-    monkeypatch.setattr(evidence, "STALE_S", -1.0)
-    keep(tmp_path, "evidence/a/b/0.flac", b"whole")
-    assert [path.name for path in folder.iterdir()] == ["0.flac"]
 
 
 KILLED_STEP = """
@@ -434,6 +410,7 @@ import os, signal, sys
 from pathlib import Path
 from compliance_pipeline import evidence, steps
 from compliance_pipeline.intake.hours import hour_of
+from compliance_pipeline.media.vault import UNDER_WAY
 from compliance_pipeline_tests.workshop import *
 home, url, hour = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 configured = Settings(home=home, platform_url=url, client_id=CLIENT[0], client_secret=CLIENT[1], fetch_workers=1)
@@ -444,7 +421,8 @@ pipeline = steps.Pipeline(configured, inbox, Warehouse(configured.warehouse_path
 synced, fsync = [], os.fsync
 def second(number):
     fsync(number)
-    synced.append(number)
+    if os.path.basename(os.path.dirname(os.readlink(f"/proc/self/fd/{number}"))) == UNDER_WAY:
+        synced.append(number)
     if len(synced) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 os.fsync = second
@@ -459,12 +437,154 @@ def test_a_step_that_is_killed_while_it_writes_is_made_good_by_the_next_run(shop
     settings = shop.pipeline.settings
     arguments = [sys.executable, "-c", KILLED_STEP, str(settings.home), settings.platform_url, shop.hour]
     assert subprocess.run(arguments, check=False, timeout=60).returncode == -signal.SIGKILL
-    folder = settings.home / "evidence"
-    for path in folder.rglob("*"):
-        if path.is_file():
-            assert remaining_digits(ENGINE, path.read_bytes()) == Remains(), "nothing is unmasked"
-    assert len(list(folder.rglob("*.flac"))) == 1
+    assert [len(in_vault(shop, f"call-{n}")) for n in range(3)].count(1) == 1
     evidence_batch(shop.pipeline, batch)
     assert [row["status"] for row in rows(shop)] == ["verified"] * 3
     for row in rows(shop):
         clip(shop, row)
+
+
+# Originals
+
+
+@pytest.fixture
+def keeping(tmp_path: Path) -> Iterator[Workshop]:
+    with workshop(tmp_path, keep_originals=True) as shop:
+        yield shop
+
+
+def original(shop: Workshop, recording_id: str = "call-1") -> bytes:
+    with closing(vault_of(shop.pipeline.settings, shop.inbox.engine)) as vault:
+        return b"".join(vault.read(recording_id, ORIGINAL))
+
+
+def test_no_original_is_kept_unless_asked_for(shop: Workshop) -> None:
+    [row] = made(shop, voice(KEYED))
+    assert in_vault(shop) == [row["uri"]]
+
+
+def test_a_kept_original_is_the_recording_encrypted_and_clips_are_cut_from_it(
+    keeping: Workshop, tmp_path: Path
+) -> None:
+    one = voice(KEYED)
+    [row] = made(keeping, one)
+    clip(keeping, row)
+    assert in_vault(keeping) == [row["uri"], ORIGINAL]
+    assert original(keeping) == one.media
+    assert not any(one.media[1_000:1_064] in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_clip_that_is_missing_is_made_from_the_kept_original_without_the_platform(keeping: Workshop) -> None:
+    [before] = made(keeping, voice(KEYED))
+    with keeping.warehouse.write() as connection:
+        connection.execute("DELETE FROM evidence")
+    keeping.pipeline.platform = Failing(
+        keeping.pipeline.platform, {("locate", "*"): Refused("it is gone"), ("open_media", "*"): Refused("it is gone")}
+    )
+    evidence_batch(keeping.pipeline, keeping.batch())
+    [again] = rows(keeping)
+    assert (again["status"], again["sha256"]) == ("verified", before["sha256"])
+
+
+def test_a_recording_with_a_card_verification_code_is_not_kept_whatever_the_setting(keeping: Workshop) -> None:
+    samples = call(
+        40, (0, 1, speak("please key in your card number")), (1, 8, keyed(CARD)), (1, 18, keyed("123")),
+    )  # fmt: skip
+    found = made(keeping, voice(samples))
+    assert "card_verification_code" in {row["kind"] for row in found}
+    assert in_vault(keeping)
+    assert ORIGINAL not in in_vault(keeping)
+
+
+def test_a_transfer_that_breaks_off_leaves_no_original(keeping: Workshop) -> None:
+    class Broken(Failing):
+        def open_media(self, media: Any) -> Any:
+            from contextlib import contextmanager
+
+            @contextmanager
+            def opened() -> Iterator[Any]:
+                with self._inner.open_media(media) as stream:
+                    yield _cut(stream)
+
+            return opened()
+
+    def _cut(stream: Any) -> Iterator[bytes]:
+        yield next(iter(stream))
+        raise Unavailable("the transfer broke off")
+
+    keeping.announce(voice(KEYED))
+    batch = keeping.run()
+    platform = keeping.pipeline.platform
+    keeping.pipeline.platform = Broken(platform, {})
+    evidence_batch(keeping.pipeline, batch)
+    [row] = rows(keeping)
+    assert (row["status"], row["reason"]) == ("unavailable", "the transfer broke off")
+    assert in_vault(keeping) == []
+
+
+def test_other_media_than_was_screened_is_not_kept_as_the_original(keeping: Workshop) -> None:
+    keeping.announce(voice(KEYED))
+    batch = keeping.run()
+    keeping.state.held["call-1"].recording = voice(call(20))
+    evidence_batch(keeping.pipeline, batch)
+    [row] = rows(keeping)
+    assert (row["status"], row["reason"]) == ("refused", "the platform served other media than was screened")
+    assert in_vault(keeping) == []
+
+
+def test_an_original_that_was_kept_before_stays_when_it_is_not_what_was_screened(keeping: Workshop) -> None:
+    made(keeping, voice(KEYED))
+    with keeping.warehouse.write() as connection:
+        connection.execute("UPDATE media SET sha256 = 'other'")
+        connection.execute("DELETE FROM evidence")
+    evidence_batch(keeping.pipeline, keeping.batch())
+    [row] = rows(keeping)
+    assert (row["status"], row["reason"]) == ("refused", "the platform served other media than was screened")
+    assert original(keeping) == voice(KEYED).media
+
+
+def code_found(shop: Workshop) -> None:
+    """By another engine than the one that runs."""
+    with shop.warehouse.write() as connection:
+        connection.execute(
+            "INSERT INTO findings BY NAME SELECT * REPLACE ('another' AS engine_version, "
+            "'card_verification_code' AS kind) FROM findings"
+        )
+
+
+def test_a_recording_in_which_another_engine_found_a_code_is_not_kept(keeping: Workshop) -> None:
+    keeping.announce(voice(KEYED))
+    batch = keeping.run()
+    code_found(keeping)
+    assert evidence_batch(keeping.pipeline, batch).made == 1
+    assert ORIGINAL not in in_vault(keeping)
+
+
+def test_an_original_in_which_a_code_is_found_later_is_deleted_and_the_ledger_has_it(keeping: Workshop) -> None:
+    [row] = made(keeping, voice(KEYED))
+    engine = keeping.inbox.engine
+    hold(engine, "call-1", "litigation", "me", keeping.clock())
+    code_found(keeping)
+    evidence_batch(keeping.pipeline, keeping.batch())
+    assert in_vault(keeping) == [row["uri"], ORIGINAL], "the hold beats it"
+    lift(engine, "call-1", "settled", "me", keeping.clock())
+    for _ in range(2):
+        evidence_batch(keeping.pipeline, keeping.batch())
+        assert in_vault(keeping) == [row["uri"]]
+    with engine.connect() as connection:
+        [entry] = connection.execute(sa.select(ledger_table).where(ledger_table.c.kind == "purge"))
+    assert (entry.recording_id, entry.actor) == ("call-1", "run run-3")
+    assert why_deleted(engine, "call-1", ORIGINAL) == "a card verification code or PIN was found in it"
+
+
+def test_a_kept_original_that_was_changed_gives_no_clip(keeping: Workshop, tmp_path: Path) -> None:
+    made(keeping, voice(KEYED))
+    with keeping.warehouse.write() as connection:
+        connection.execute("DELETE FROM evidence")
+    largest = max((path for path in (tmp_path / "vault").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[-100] ^= 1
+    largest.write_bytes(content)
+    evidence_batch(keeping.pipeline, keeping.batch())
+    [row] = rows(keeping)
+    assert row["status"] == "unavailable"

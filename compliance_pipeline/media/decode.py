@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 8000
 BLOCK_SAMPLES = 2 * SAMPLE_RATE
 MAX_WHOLE_FILE_BYTES = 512 * 2**20
+MAX_AUDIO_S = 12 * 3600.0
+"""Of silence, a file of 3 kB lasts an hour."""
+LEAST_RATE_HZ = 1000
+"""Below it one frame becomes gigabytes at 8 kHz: FLAC knows 65,535 samples a frame, and 1 Hz."""
+HIGHEST_RATE_HZ = 768_000
+"""Nothing records at more; the resampler's filter for 500 MHz, by a damaged WAV header, took 10 s."""
 _HEAD_BYTES = 8192
 _TAIL_BYTES = 2 * 65_307  # an Ogg page's largest size: wherever the file ends, its last page begins in here
 _LEAST_GAP_S = 0.02
@@ -116,7 +122,8 @@ class MediaReader:
 class AudioFormat:
     """What the decoder made of the file; `duration_s` is what was decoded, not what a header claims.
 
-    lost_s: sound missing in the middle, by holes in the time line and by packets that could not be decoded.
+    lost_s: sound missing in the middle, by holes in the time line and by packets that could not be decoded; and what a
+    WAV file holds behind the sound that it says it has.
     cut_short: the file's own index or duration says that there was more.
     """
 
@@ -133,7 +140,8 @@ def decode_audio(reader: MediaReader) -> tuple[AudioFormat, Iterator["NDArray[np
 
     Nothing waits for the whole file, MP4 excepted (its index is mostly at the end). One or two channels: more are
     mixed down. Holes in the time line are silence, so that times are those of the recording. `AudioFormat` is
-    complete when the iterator is. Both raise UnscreenableMedia, and let through what the stream raises.
+    complete when the iterator is. Both raise UnscreenableMedia, the iterator also after MAX_AUDIO_S, and let through
+    what the stream raises.
     """
     import av
 
@@ -181,11 +189,14 @@ def decode_audio(reader: MediaReader) -> tuple[AudioFormat, Iterator["NDArray[np
                     audio.duration_s += held_samples / SAMPLE_RATE
                     yield _finite(np.concatenate(held, axis=1))
                     held, held_samples = [], 0
+                    if audio.duration_s > MAX_AUDIO_S:
+                        raise UnscreenableMedia("too_long", f"it lasts longer than {MAX_AUDIO_S / 3600:g} hours")
             if held_samples:
                 audio.duration_s += held_samples / SAMPLE_RATE
                 yield _finite(np.concatenate(held, axis=1))
             declared_s = _declared_s(container, stream)
         reader.drain()
+        audio.lost_s += _unheard_share(reader) * audio.duration_s
         audio.cut_short |= declared_s is not None and audio.duration_s < declared_s - 0.5
         if not audio.duration_s:
             short = audio.cut_short or missing_bytes(reader)
@@ -222,7 +233,7 @@ def _samples(container: Any, stream: Any, audio: AudioFormat) -> Iterator["NDArr
                 resampler = new_resampler()
             yield from resampled(frame)
         except av.error.FFmpegError:
-            audio.lost_s += frame.samples / max(frame.sample_rate, 1)
+            audio.lost_s += frame.samples / frame.sample_rate
             shape, resampler = None, new_resampler()
     yield from resampled(None)
 
@@ -257,8 +268,10 @@ def _frames(container: Any, stream: Any, audio: AudioFormat) -> Iterator[tuple[f
             continue
         good_bytes += packet.size
         for frame in frames:
+            if not LEAST_RATE_HZ <= frame.sample_rate <= HIGHEST_RATE_HZ:
+                raise UnscreenableMedia("not_audio", f"{frame.sample_rate} samples a second are no sound")
             gap_s = 0.0
-            length_s = frame.samples / max(frame.sample_rate, 1)
+            length_s = frame.samples / frame.sample_rate
             if frame.pts is not None:
                 at_s = float(frame.pts * frame.time_base)
                 if expected_s is not None and at_s - expected_s > _LEAST_GAP_S:
@@ -301,13 +314,36 @@ def missing_bytes(reader: MediaReader) -> bool | None:
 
 
 def _wav_is_short(head: bytes, size: int) -> bool | None:
+    sound = _wav_sound(head)
+    return None if sound is None else sum(sound) > size
+
+
+def _wav_sound(head: bytes) -> tuple[int, int] | None:
+    """Where a WAV file's sound begins, and how many bytes it has; None where the file does not say."""
     at = 12
     while at + 8 <= len(head):
         name, length = head[at : at + 4], struct.unpack_from("<I", head, at + 4)[0]
         if name == b"data":
-            return None if length in (0, 0xFFFFFFFF) else at + 8 + length > size
+            return None if length in (0, 0xFFFFFFFF) else (at + 8, length)
         at += 8 + length + (length & 1)
     return None
+
+
+def _unheard_share(reader: MediaReader) -> float:
+    """Bytes behind a WAV file's sound that are no chunks of their own, as a share of the sound's: no decoder reads
+    them, and somebody may have put the rest of the call there."""
+    sound = _wav_sound(reader.head) if reader.head[:4] == b"RIFF" else None
+    if sound is None:
+        return 0.0
+    at = sum(sound) + (sound[1] & 1)
+    while at < reader.size:
+        begin = at - (reader.size - len(reader.tail))
+        name = reader.tail[begin : begin + 4] if begin >= 0 else b""
+        if len(name) < 4 or name == b"data" or not name.isascii() or not name.decode().isprintable():
+            break
+        length = int.from_bytes(reader.tail[begin + 4 : begin + 8], "little")
+        at += 8 + length + (length & 1)
+    return max(0, reader.size - at) / max(sound[1], 1)
 
 
 def _ogg_is_short(tail: bytes) -> bool:

@@ -129,10 +129,13 @@ def test_the_tag_before_an_mp3_does_not_count_as_audio() -> None:
          + b"data" + bytes(4), "no_audio"),
         (b"RIFF" + struct.pack("<I", 9036) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
          + b"data" + struct.pack("<I", 9000), "truncated"),
+        (b"RIFF" + struct.pack("<I", 9036) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 500_000_000, 16000, 2, 16)
+         + b"data" + struct.pack("<I", 9000) + bytes(9000), "not_audio"),
         (video_without_audio(), "no_audio"),
         (file("m4a")[:-2000], "truncated"),
     ],
-    ids=["empty", "html", "xml", "random", "text", "44 bytes", "44 of 9044 bytes", "video", "m4a without its index"],
+    ids=["empty", "html", "xml", "random", "text", "44 bytes", "44 of 9044 bytes", "500 MHz", "video",
+         "m4a without its index"],
 )  # fmt: skip
 def test_what_holds_no_audio_says_why_in_one_word(data: bytes, reason: str) -> None:
     with pytest.raises(UnscreenableMedia) as caught:
