@@ -12,16 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from compliance_pipeline import database
+from compliance_pipeline import database, ledger
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
 from compliance_pipeline.database import UtcTime, insert, metadata
 from compliance_pipeline.intake.hours import partition_hour
 
 STARTED_PATIENCE = timedelta(hours=4)
 """A recording that only ever said 'started' is looked up after this."""
-
-_PARAMETERS = 500
-"""Ids in one query: well below what either database takes."""
 
 RUN_DIED = "the run that had it died"
 
@@ -253,6 +250,18 @@ def _answer(recording_id: str, correlation_id: str, duplicate: bool) -> dict[str
     }
 
 
+def _heard(incoming: IncomingEvent) -> ledger.Entry:
+    kind = incoming.event.event.value
+    return ledger.Entry(
+        key=f"event/{incoming.recording_id}/{kind}",
+        kind="event_received",
+        actor="sweep" if incoming.found_by_sweep else incoming.source,
+        recording_id=incoming.recording_id,
+        correlation_id=incoming.correlation_id,
+        details={"event": kind, "available_at": incoming.available_at.isoformat()},
+    )
+
+
 def _item(row: sa.Row[Any]) -> InboxItem:
     return InboxItem(**row._mapping)
 
@@ -284,10 +293,11 @@ class Inbox:
         self.engine.dispose()
 
     def ping(self) -> None:
-        """Raise if the inbox can't be read."""
+        """Raise if the inbox can't be read or written."""
         self.create()
-        with self.engine.connect() as connection:
+        with self._writer.begin() as connection:
             connection.execute(sa.select(_row.seq).limit(1))
+            connection.execute(sa.update(inbox_table).where(sa.false()).values(attempts=0))
 
     def store(self, events: Sequence[IncomingEvent], now: datetime) -> list[Stored]:
         """Store a batch in one transaction, durable on return; one result per event, in the same order."""
@@ -307,6 +317,9 @@ class Inbox:
                 results[index] = Stored(recording_id, False, answer, seq)
             if rest := [index for index in range(len(events)) if index not in results]:
                 results |= self._merge(connection, {index: events[index] for index in rest}, now)
+            # Last, when all rows are locked: whoever holds the ledger's lock waits for nobody.
+            heard = [_heard(event) for index, event in enumerate(events) if not results[index].duplicate]
+            ledger.append(connection, heard, now)
         return [results[index] for index in range(len(events))]
 
     def _merge(
@@ -331,7 +344,10 @@ class Inbox:
         return results
 
     def pending(self, now: datetime) -> list[PartitionWork]:
-        """Partitions that have something to do, newest first: rows new, due, or with a claim that ran out."""
+        """Partitions that have something to do, newest first: rows new, due, or with a claim that ran out.
+
+        Not of hours to come, which rows have that were stored before the clock was set back.
+        """
         query = (
             sa.select(
                 _row.partition_hour,
@@ -341,7 +357,7 @@ class Inbox:
                 sa.func.min(_row.due_at),
                 sa.func.max(_row.updated_at),
             )
-            .where(_row.state.in_(OPEN_STATES), _row.due_at <= now)
+            .where(_row.state.in_(OPEN_STATES), _row.due_at <= now, _row.partition_hour <= partition_hour(now))
             .group_by(_row.partition_hour)
             .order_by(_row.partition_hour.desc())
         )
@@ -480,9 +496,7 @@ class Inbox:
     def known(self, recording_ids: Collection[str]) -> dict[str, list[InboxItem]]:
         """The rows of each of these, a conversation's own first and then its recordings'; none for unknown ids."""
         found: dict[str, list[InboxItem]] = {}
-        ids = sorted(recording_ids)
-        for begin in range(0, len(ids), _PARAMETERS):
-            some = ids[begin : begin + _PARAMETERS]
+        for some in database.few(recording_ids):
             some_set = set(some)
             rows = self._select(sa.or_(_row.recording_id.in_(some), _row.conversation_id.in_(some)))
             for row in sorted(rows, key=lambda row: row.seq):

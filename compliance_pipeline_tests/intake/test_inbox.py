@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from compliance_pipeline import ledger
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.hours import FIRST_HOUR, partition_hour
 from compliance_pipeline.intake.inbox import (
@@ -568,3 +569,51 @@ def test_an_inbox_of_an_earlier_version_gets_the_columns_and_indexes_it_lacks(in
     assert set(older.known(["conv-1"])) == {"conv-1"}
     assert "ix_inbox_conversation_id" in {index["name"] for index in sa.inspect(older.engine).get_indexes("inbox")}
     older.close()
+
+
+def heard(inbox: Inbox) -> list[tuple[str, str, str | None]]:
+    entries = ledger.ledger_table
+    with inbox.engine.connect() as connection:
+        found = connection.execute(sa.select(entries).order_by(entries.c.seq)).all()
+    assert {entry.kind for entry in found} <= {"event_received"}
+    return [(entry.key, entry.actor, entry.correlation_id) for entry in found]
+
+
+def test_each_event_that_tells_something_new_is_entered_into_the_ledger_once(inbox: Inbox) -> None:
+    inbox.store([incoming("b", STARTED), incoming("a"), incoming("b", AVAILABLE, correlation_id="msg-2")], NOON)
+    inbox.store([incoming("a"), incoming("b", COMPLETED), incoming("a", STARTED)], after(1))
+    inbox.store([replace(incoming("c"), found_by_sweep=True), incoming("c")], after(2))
+    assert heard(inbox) == [
+        (f"event/b/{STARTED}", "guide", "msg-1"),
+        (f"event/a/{AVAILABLE}", "guide", "msg-1"),
+        (f"event/b/{AVAILABLE}", "guide", "msg-2"),
+        (f"event/c/{AVAILABLE}", "sweep", "msg-1"),
+    ]
+
+
+def test_an_event_and_its_ledger_entry_are_stored_together_or_not_at_all(inbox: Inbox) -> None:
+    inbox.store([incoming("a")], NOON)
+    with inbox.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE ledger RENAME TO hidden")
+    with pytest.raises(sa.exc.SQLAlchemyError):
+        inbox.store([incoming("b")], NOON)
+    assert inbox.get("b") is None
+
+
+STORE = """
+import sys
+from compliance_pipeline.intake.inbox import Inbox
+from compliance_pipeline_tests.intake.samples import NOON, incoming
+inbox = Inbox(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for batch in range(10):
+    names = [f"rec-{batch}-{number}" for number in range(20)]
+    inbox.store([incoming(name) for name in (names if sys.argv[2] == "owner0" else names[::-1])], NOON)
+"""
+
+
+def test_receivers_that_store_the_same_events_at_once_enter_each_once(inbox: Inbox, inbox_url: str) -> None:
+    side_by_side(STORE, 3, inbox_url)
+    assert len(heard(inbox)) == len({key for key, *_ in heard(inbox)}) == 200
+    assert {item.duplicates for item in inbox.items(HOUR)} == {2}
