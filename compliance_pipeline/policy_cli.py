@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from compliance_pipeline.contracts.policy import FindingsForm, PolicyPack, Rule, When
+    from compliance_pipeline.contracts.policy import FindingsForm, PolicyPack, Rule, RuleAction, When
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -111,9 +111,7 @@ def explain(
             f"{r.severity}\n{'violation' if r.verdict == 'VIOLATION_DETECTED' else 'review'}",
             escape(_in_words(r, policy)),
             "\n".join(escape(c.cite) + ("" if c.verified else f" [yellow]({UNVERIFIED})[/]") for c in r.basis),
-            escape(
-                "\n".join([", ".join(a.replace("_", " ") for a in r.actions), *([r.guidance] if r.guidance else [])])
-            ),
+            escape("\n".join([", ".join(map(_action_in_words, r.actions)), *([r.guidance] if r.guidance else [])])),
         )
     out.print(table)
     out.print(f"[yellow]{escape(policy.notice)}[/]", highlight=False)
@@ -155,6 +153,19 @@ def try_examples(pack: Pack = None) -> None:
 
 
 # Rules in words
+
+
+def _action_in_words(wanted: "RuleAction") -> str:
+    words = wanted.action.replace("_", " ")
+    if wanted.to:
+        words += f" {wanted.to}"
+    if wanted.priority:
+        words += f", priority {wanted.priority}"
+    if wanted.queue:
+        words += f", queue {wanted.queue}"
+    if wanted.due_hours:
+        words += f", due in {wanted.due_hours:g} h"
+    return words
 
 
 def _in_words(rule: "Rule", policy: "PolicyPack") -> str:

@@ -57,9 +57,10 @@ def verdicts_match_the_contract(pipeline: Pipeline, hour: datetime) -> Answer:
 
 
 def every_violation_is_remediated(pipeline: Pipeline, hour: datetime) -> Answer:
-    """Every recording with a violation or a review has all that was planned for it done, and something was planned."""
+    """Every recording with a violation or a review has all that was planned for it done, or waiting for a person."""
     rows = pipeline.warehouse.select(
-        "SELECT v.recording_id, count(r.action) AS planned, count(*) FILTER (r.status <> 'done') AS undone "
+        "SELECT v.recording_id, count(r.action) AS planned, "
+        "count(*) FILTER (r.status NOT IN ('done', 'waiting', 'dropped')) AS undone "
         "FROM latest_verdicts v LEFT JOIN latest_remediations r "
         "ON r.partition_hour = v.partition_hour AND r.recording_id = v.recording_id "
         "WHERE v.partition_hour = $hour AND v.rule_id IS NOT NULL GROUP BY v.recording_id",

@@ -8,21 +8,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from logging import getLogger
 from threading import Event, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from compliance_pipeline.clock import Clock, utc_now
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
-from compliance_pipeline.contracts.policy import Action, PolicyPack, Severity, Status
+from compliance_pipeline.contracts.policy import PolicyPack, Status
 from compliance_pipeline.contracts.verdict import Verdict, VerdictValue
 from compliance_pipeline.intake.hours import hour_of
-from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform, PlatformError, PlatformHeld, Refused
-from compliance_pipeline.remediation.execute import ActionResult, Queues, execute
-from compliance_pipeline.remediation.plan import PlannedAction, Violation, idempotency_key, plan
+from compliance_pipeline.platforms.port import (
+    Gone,
+    MediaStream,
+    NotYet,
+    Platform,
+    PlatformError,
+    PlatformHeld,
+    Refused,
+    TransferBroken,
+    Unavailable,
+)
 from compliance_pipeline.screening.engine import (
+    ENGINE_BREAKER,
     Accepted,
     Engine,
     EngineBusy,
@@ -36,14 +45,14 @@ from compliance_pipeline.screening.policy import RuleOutcome, deciding_hit, eval
 from compliance_pipeline.warehouse.tables import (
     FindingRow,
     MediaRow,
+    PolicyRow,
     RecordingRow,
-    RemediationRow,
     Row,
     StageTimeRow,
     VerdictRow,
     ViolationRow,
 )
-from compliance_pipeline.warehouse.warehouse import Warehouse, sql
+from compliance_pipeline.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import Inbox, InboxItem, IncomingEvent
@@ -53,13 +62,13 @@ log = getLogger(__name__)
 
 BATCH_LIMIT = 100
 """Recordings that one run takes: what waits longer goes to the next run rather than behind a long one."""
-ENGINE_BREAKER = "engine"
 NOT_READY = "not ready: "
-CALLBACK_UNSURE = "a callback may have been asked for: looked up again when the platform can show it"
 NOT_RECORDED = "the platform has no recording of this conversation"
 SUSPECT_AFTER = 3
-"""A recording whose runs died this often is tried alone."""
+"""A recording whose runs died this often is tried apart."""
 SUSPECTS_WAIT = timedelta(seconds=10)
+OUTAGE_PATIENCE = timedelta(days=1)
+"""For so long what nobody answers for is tried again before it is given up."""
 STORE_EVERY_S = 1.0
 """What is judged is stored at least this often: a run that dies or is stopped loses no more."""
 FOLDER = "folder"
@@ -113,8 +122,8 @@ class Batch:
 def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
     """Take what is actionable in the partition and record it; returns the batch's recordings, newest first.
 
-    When runs died with the same recordings again and again, one of those is tried alone: what kills its process then
-    ends as a dead letter, and takes no other with it.
+    When runs died with the same recordings again and again, those are tried apart from the rest, in ever smaller groups
+    and in the end alone: what kills its process ends as a dead letter, and takes no other with it.
     """
     from compliance_pipeline.intake.inbox import RUN_DIED
 
@@ -122,18 +131,21 @@ def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
     taken = pipeline.inbox.claim(batch.partition_key, batch.owner, now, pipeline.lease, BATCH_LIMIT)
     suspects = [item for item in taken if item.reason == RUN_DIED and item.attempts > SUSPECT_AFTER]
     if suspects:
-        alone = min(suspects, key=lambda item: item.attempts)
-        if alone.attempts > pipeline.settings.max_attempts:
-            why = f"gave up after {alone.attempts} tries: {RUN_DIED}"
-            pipeline.inbox.dead(alone.recording_id, batch.owner, why, now)
+        fewest = min(item.attempts for item in suspects)
+        is_last = fewest >= pipeline.settings.max_attempts
+        size = 1 if is_last else max(1, BATCH_LIMIT // 4 ** (fewest - SUSPECT_AFTER))
+        together = [item for item in suspects if item.attempts == fewest][:size]
+        if fewest > pipeline.settings.max_attempts:
+            why = f"gave up after {fewest} tries: {RUN_DIED}"
+            pipeline.inbox.dead(together[0].recording_id, batch.owner, why, now)
         for item in taken:
-            if item is not alone:
+            if item not in together:
                 # The others of them wait a moment, so that the next run is for those that nothing is held against.
                 due = now + SUSPECTS_WAIT if item in suspects else now
                 pipeline.inbox.defer(
-                    item.recording_id, batch.owner, due, item.reason or "another was tried alone", now, tried=False
+                    item.recording_id, batch.owner, due, item.reason or "others were tried apart", now, tried=False
                 )
-    with _holding(pipeline, batch):
+    with holding(pipeline, batch):
         _list_conversations(pipeline, batch)
     if not suspects:
         room = BATCH_LIMIT - len(pipeline.inbox.claimed(batch.owner))
@@ -146,7 +158,7 @@ def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
 
 
 @contextmanager
-def _holding(pipeline: Pipeline, batch: Batch) -> Iterator[None]:
+def holding(pipeline: Pipeline, batch: Batch) -> Iterator[None]:
     """Keep the batch's claims while the block works, however long one request in it takes."""
     ended = Event()
 
@@ -180,9 +192,9 @@ def _list_conversations(pipeline: Pipeline, batch: Batch) -> None:
             try:
                 _listed(pipeline, batch, item, answer.result())
             except PlatformHeld as held:
-                _hold(pipeline, batch, item, held.for_s, str(held))
+                hold(pipeline, batch, item, held.for_s, str(held))
             except PlatformError as error:
-                _give_back(
+                give_back(
                     pipeline,
                     batch,
                     item,
@@ -192,13 +204,13 @@ def _list_conversations(pipeline: Pipeline, batch: Batch) -> None:
             except Exception as error:
                 # One conversation's failure is its own; the text of an unforeseen exception may quote what it has.
                 log.error("conversation %s: %s", item.recording_id, type(error).__qualname__)  # noqa: TRY400
-                _give_back(pipeline, batch, item, f"listing failed with {type(error).__qualname__}")
+                give_back(pipeline, batch, item, f"listing failed with {type(error).__qualname__}")
 
 
 def _listed(pipeline: Pipeline, batch: Batch, item: "InboxItem", found: tuple[RecordingEvent, ...] | NotYet) -> None:
     """Where none is known after the last try, the conversation was not recorded: an answer, not a failure."""
     if isinstance(found, NotYet) and item.attempts < pipeline.settings.max_attempts:
-        _give_back(pipeline, batch, item, NOT_READY + found.why, found.after_s)
+        give_back(pipeline, batch, item, NOT_READY + found.why, found.after_s)
         return
     now = pipeline.clock()
     if not isinstance(found, NotYet):
@@ -304,12 +316,12 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     """
     engine = pipeline.engine.version
     items = batch_items(pipeline, batch)
-    judged = _judged(pipeline, batch, engine, [item.recording_id for item in items])
+    judged = judged_of(pipeline, batch, engine, [item.recording_id for item in items])
     fresh = [item for item in items if item.recording_id not in judged]
     again = _screened_before(pipeline, batch, engine, [item.recording_id for item in fresh])
     report = ScreenReport(known=len(items) - len(fresh))
     workers = ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening")
-    with _holding(pipeline, batch), workers as pool:
+    with holding(pipeline, batch), workers as pool:
         for begin in range(0, len(fresh), BATCH_LIMIT):
             some = fresh[begin : begin + BATCH_LIMIT]
             if batch.whole_partition:
@@ -355,7 +367,11 @@ def _screened_before(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequenc
 
 
 def _store(pipeline: Pipeline, engine: str, rows: list[Row], again: set[str]) -> None:
-    anew = {row.recording_id for row in rows if isinstance(row, VerdictRow)} & again
+    judged = {row.recording_id for row in rows if isinstance(row, VerdictRow)}
+    anew = judged & again
+    if judged:
+        policy = pipeline.policy
+        rows = [PolicyRow(policy.policy_version, policy.content, pipeline.clock()), *rows]
     pipeline.warehouse.append(rows, instead_of=[(recording_id, engine) for recording_id in sorted(anew)])
 
 
@@ -369,83 +385,64 @@ def _outcome(
         # A platform's permissions are mended by people, who need minutes; a file's refusal is for good.
         tries = 1 if item.source == FOLDER else None
         report.given_back[
-            _give_back(pipeline, batch, item, str(error), pipeline.settings.longest_backoff_seconds, tries)
+            give_back(pipeline, batch, item, str(error), pipeline.settings.longest_backoff_seconds, tries)
         ] += 1
     except PlatformHeld as held:
-        report.given_back["deferred"] += _hold(pipeline, batch, item, held.for_s, str(held))
+        report.given_back["deferred"] += hold(pipeline, batch, item, held.for_s, str(held))
+    except TransferBroken as error:
+        # It may be the recording's own media that ends so each time.
+        report.given_back[give_back(pipeline, batch, item, str(error))] += 1
+    except Unavailable as error:
+        report.given_back[_give_back_unanswered(pipeline, batch, item, str(error))] += 1
     except PlatformError as error:
-        report.given_back[_give_back(pipeline, batch, item, str(error))] += 1
+        report.given_back[give_back(pipeline, batch, item, str(error))] += 1
     except EngineRefused as error:
-        report.given_back[_give_back(pipeline, batch, item, str(error), pipeline.settings.longest_backoff_seconds)] += 1
+        report.given_back[give_back(pipeline, batch, item, str(error), pipeline.settings.longest_backoff_seconds)] += 1
     except EngineBusy as busy:
-        report.given_back["deferred"] += _hold(pipeline, batch, item, max(busy.retry_after or 0.0, 1.0), str(busy))
+        report.given_back["deferred"] += hold(pipeline, batch, item, max(busy.retry_after or 0.0, 1.0), str(busy))
     except EngineError as error:
         asked_s = (error.retry_after if isinstance(error, EngineUnavailable) else None) or 0.0
-        after_s = max(asked_s, _backoff_s(pipeline, item))
-        report.given_back[_give_back(pipeline, batch, item, str(error), after_s)] += 1
-    except _EngineHeld as held:
-        why = "the engine's circuit breaker is open"
-        report.given_back["deferred"] += _hold(pipeline, batch, item, held.for_s, why)
+        after_s = max(asked_s, backoff_s(pipeline.settings, item.attempts))
+        report.given_back[_give_back_after_probe(pipeline, batch, item, str(error), after_s)] += 1
     except Exception as error:
         # The text of an unforeseen exception may quote what was screened: only its type is kept.
         log.error("recording %s: %s in the engine", item.recording_id, type(error).__qualname__)  # noqa: TRY400
         why = f"engine failed with {type(error).__qualname__}"
-        report.given_back[_give_back(pipeline, batch, item, why)] += 1
+        report.given_back[give_back(pipeline, batch, item, why)] += 1
     return []
 
 
-def _hold(pipeline: Pipeline, batch: Batch, item: "InboxItem", for_s: float, why: str) -> int:
+def _give_back_unanswered(pipeline: Pipeline, batch: Batch, item: "InboxItem", why: str) -> GivenBack:
+    wait_s = outage_wait_s(pipeline.settings, item.received_at, pipeline.clock())
+    if wait_s is None:
+        return give_back(pipeline, batch, item, why)
+    return "deferred" if hold(pipeline, batch, item, wait_s, why) else "left"
+
+
+def _give_back_after_probe(pipeline: Pipeline, batch: Batch, item: "InboxItem", why: str, after_s: float) -> GivenBack:
+    """What the probes of an engine that is down find costs no try; else it may be the recording that brings it down."""
+    from compliance_pipeline.breaker import RESET_S, is_failing
+
+    if not is_failing(pipeline.inbox.engine, ENGINE_BREAKER, utc_now()):
+        return give_back(pipeline, batch, item, why, after_s)
+    return "deferred" if hold(pipeline, batch, item, max(after_s, RESET_S), why) else "left"
+
+
+def hold(pipeline: Pipeline, batch: Batch, item: "InboxItem", for_s: float, why: str) -> int:
     """Back to the inbox through no fault of the recording's, so without counting the try; how many (1 or 0)."""
     now = pipeline.clock()
     due = now + timedelta(seconds=for_s)
     return pipeline.inbox.defer(item.recording_id, batch.owner, due, why, now, tried=False)
 
 
-class _EngineHeld(Exception):
-    """The engine's circuit breaker is open for another `for_s` seconds."""
-
-    def __init__(self, for_s: float) -> None:
-        super().__init__()
-        self.for_s = for_s
-
-
 def _screen(pipeline: Pipeline, item: "InboxItem") -> _Screened:
-    from pybreaker import CircuitBreakerError
-
-    from compliance_pipeline.breaker import circuit_breaker, held_until
-
     begun_at = pipeline.clock()
     media_at: list[datetime | None] = []
-    failures: list[Exception] = []
 
     def opened(stream: MediaStream) -> None:
         media_at.append(stream.last_modified)
 
-    def once() -> Screening | Verdict | Accepted | NotYet | Gone | PlatformError | EngineError:
-        try:
-            return pipeline.engine.judge(pipeline.platform, item.recording_event, item.correlation_id, opened)
-        except PlatformError as error:
-            return error  # the platform's failure, not the engine's: not for the engine's breaker
-        except EngineError as error:
-            if isinstance(error, EngineUnavailable) and error.is_down:
-                failures.append(error)
-                raise
-            return error  # about this recording, or for now: others may go through
-        except Exception as error:
-            failures.append(error)
-            raise
-
-    breaker = circuit_breaker(pipeline.inbox.engine, ENGINE_BREAKER)
-    try:
-        outcome = breaker.call(once)
-    except CircuitBreakerError:
-        # The call that opens the breaker ends in this error too, but failed for a reason of its own.
-        if failures:
-            raise failures[-1] from None
-        until = held_until(breaker, utc_now())
-        raise _EngineHeld((until - utc_now()).total_seconds() if until else 1.0) from None
-    if isinstance(outcome, PlatformError | EngineError):
-        raise outcome
+    outcome = pipeline.engine.judge(pipeline.platform, item.recording_event, item.correlation_id, opened)
     available_at = item.available_at
     waited = (item.reason or "").startswith(NOT_READY)
     if waited or item.event is not EventType.AVAILABLE:
@@ -463,7 +460,7 @@ def _judge(
 
     outcome = screened.outcome
     if isinstance(outcome, NotYet):
-        report.given_back[_give_back(pipeline, batch, item, NOT_READY + outcome.why, outcome.after_s)] += 1
+        report.given_back[give_back(pipeline, batch, item, NOT_READY + outcome.why, outcome.after_s)] += 1
         return []
     if isinstance(outcome, Accepted):
         why = "the engine works on it; its verdict is called back"
@@ -472,13 +469,13 @@ def _judge(
             pipeline.inbox.reopen([item.recording_id], pipeline.clock())
             report.given_back["deferred"] += 1
             return []
-        report.given_back[_give_back(pipeline, batch, item, why, outcome.after_s)] += 1
+        report.given_back[give_back(pipeline, batch, item, why, outcome.after_s)] += 1
         outcome.waits()
         return []
     # After half of its tries a call is judged by its sound alone, and rules about words stay undetermined.
     waits = item.attempts <= pipeline.settings.max_attempts // 2
     if isinstance(outcome, Screening) and outcome.transcript_missing and waits:
-        report.given_back[_give_back(pipeline, batch, item, "its transcript can't be had for now")] += 1
+        report.given_back[give_back(pipeline, batch, item, "its transcript can't be had for now")] += 1
         return []
     key: dict[str, Any] = {"recording_id": item.recording_id, "engine_version": engine, "partition_hour": batch.hour}
     screening = outcome if isinstance(outcome, Screening) else Screening()
@@ -668,7 +665,7 @@ def _stage(batch: Batch, item: "InboxItem", stage: str, started: datetime, ended
     )
 
 
-def _give_back(
+def give_back(
     pipeline: Pipeline,
     batch: Batch,
     item: "InboxItem",
@@ -687,157 +684,25 @@ def _give_back(
     if item.attempts >= (tries or pipeline.settings.max_attempts):
         pipeline.inbox.dead(item.recording_id, batch.owner, f"gave up after {item.attempts} tries: {reason}", now)
         return "dead"
-    wait = after_s if after_s is not None else _backoff_s(pipeline, item)
+    wait = after_s if after_s is not None else backoff_s(pipeline.settings, item.attempts)
     pipeline.inbox.defer(item.recording_id, batch.owner, now + timedelta(seconds=wait), reason, now)
     return "deferred"
 
 
-def _backoff_s(pipeline: Pipeline, item: "InboxItem") -> float:
-    return min(2.0 ** (item.attempts - 1), pipeline.settings.longest_backoff_seconds)
+def outage_wait_s(settings: "Settings", since: datetime, now: datetime) -> float | None:
+    """Until the next try of what nobody answers for, known since `since`. None when OUTAGE_PATIENCE is over: from then
+    on tries count."""
+    if now - since > OUTAGE_PATIENCE:
+        return None
+    return min(max((now - since).total_seconds() / 4, 1.0), settings.longest_backoff_seconds)
 
 
-@dataclass(slots=True)
-class RemediationReport:
-    """Actions by outcome, and recordings settled with this step."""
-
-    done: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, int] = field(default_factory=dict)
-    settled: int = 0
+def backoff_s(settings: "Settings", attempts: int) -> float:
+    return min(2.0 ** min(attempts - 1, 60), settings.longest_backoff_seconds)
 
 
-def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
-    """Plan and do what the policy asks for the batch's violations, each action once; then settle the recordings.
-
-    Plans are written before the first call and results after: a step killed between them does its actions again,
-    and the platform port looks each one up before it creates.
-    """
-    engine = pipeline.engine.version
-    items = {item.recording_id: item for item in batch_items(pipeline, batch)}
-    violations, history = _violations(pipeline, batch, engine, list(items))
-    planned = [p for p in plan(violations, pipeline.policy) if history.get(p.key, _NOTHING).status != "done"]
-    waiting = _unsure_callbacks(pipeline, planned, history)
-    planned = [
-        p for p in planned if p.action is not Action.SUPERVISOR_CALLBACK or p.violation.recording_id not in waiting
-    ]
-    pipeline.warehouse.append(
-        [
-            _remediation_row(batch, p, history.get(p.key, _NOTHING).revision + 1, "planned", pipeline.clock())
-            for p in planned
-        ]
-    )
-    report = RemediationReport()
-    failed: dict[str, list[ActionResult]] = {}
-    rows: list[Row] = []
-    queues = Queues(pipeline.settings.compliance_queue, pipeline.settings.supervisor_queue)
-    with _holding(pipeline, batch):
-        for result in execute(pipeline.platform, planned, queues, pipeline.clock):
-            p = result.planned
-            outcome = report.failed if result.error else report.done
-            outcome[p.action] = outcome.get(p.action, 0) + 1
-            status = "failed" if result.error else "done"
-            revision = history.get(p.key, _NOTHING).revision + 2
-            rows.append(_remediation_row(batch, p, revision, status, result.at, result.external_id, result.error))
-            if result.error:
-                failed.setdefault(p.violation.recording_id, []).append(result)
-    pipeline.warehouse.append(rows)
-    _add_flagged_times(pipeline, batch)
-    judged = _judged(pipeline, batch, engine, list(items))
-    settled = sorted(judged - failed.keys() - waiting.keys())
-    report.settled = pipeline.inbox.done(settled, batch.owner, pipeline.clock())
-    for recording_id in sorted(items.keys() - judged):
-        # Claimed, yet judged by another version of the engine or in another hour only: not to be held for ever.
-        _give_back(pipeline, batch, items[recording_id], "no verdict of this engine in this hour")
-    for recording_id, results in failed.items():
-        reason = "; ".join(f"{result.planned.action} failed: {result.error}" for result in results)
-        after_s = max((result.after_s for result in results if result.after_s), default=None)
-        if all(result.held for result in results):
-            _hold(pipeline, batch, items[recording_id], after_s or 1.0, reason)
-        else:
-            _give_back(pipeline, batch, items[recording_id], reason, after_s)
-    for recording_id, until in waiting.items():
-        if recording_id not in failed:
-            seconds = (until - pipeline.clock()).total_seconds()
-            _hold(pipeline, batch, items[recording_id], seconds, CALLBACK_UNSURE)
-    return report
-
-
-class _Tried(NamedTuple):
-    """The newest revision of an action: its status, and when it got that."""
-
-    status: str
-    revision: int
-    at: datetime
-
-
-_NOTHING = _Tried("", 0, datetime.min.replace(tzinfo=UTC))
-
-
-def _unsure_callbacks(
-    pipeline: Pipeline, planned: Sequence[PlannedAction], history: Mapping[str, _Tried]
-) -> dict[str, datetime]:
-    """Recordings with a callback that may have been asked for already and can't be found yet, and until when.
-
-    A run that died after asking left 'planned' behind it. (One that lost the answer said when to try again.)
-    """
-    lag = timedelta(seconds=pipeline.platform.callback_lag_s)
-    now = pipeline.clock()
-    return {
-        p.violation.recording_id: history[p.key].at + lag
-        for p in planned
-        if p.action is Action.SUPERVISOR_CALLBACK
-        and p.key in history
-        and history[p.key].status == "planned"
-        and history[p.key].at + lag > now
-    }
-
-
-def _violations(
-    pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]
-) -> tuple[list[Violation], dict[str, _Tried]]:
-    """The rules that the recordings broke, and by idempotency key what was done so far."""
-    violations: list[Violation] = []
-    history: dict[str, _Tried] = {}
-    parameters = {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine, "ids": list(ids)}
-    for row in pipeline.warehouse.select(sql("pending_remediations"), parameters):
-        actions = row.pop("actions") or []
-        violations.append(
-            Violation(**row | {"verdict": VerdictValue(row["verdict"]), "severity": Severity(row["severity"])})
-        )
-        for action in actions:
-            key = idempotency_key(row["recording_id"], row["rule_id"], action["action"])
-            history[key] = _Tried(action["status"], action["revision"], action["revised_at"])
-    return violations, history
-
-
-def _remediation_row(
-    batch: Batch,
-    planned: PlannedAction,
-    revision: int,
-    status: str,
-    at: datetime,
-    external_id: str | None = None,
-    error: str | None = None,
-) -> RemediationRow:
-    return RemediationRow(
-        recording_id=planned.violation.recording_id,
-        rule_id=planned.violation.rule_id,
-        action=planned.action,
-        revision=revision,
-        partition_hour=batch.hour,
-        status=status,
-        external_id=external_id,
-        error=error,
-        revised_at=at,
-        run_id=batch.run_id,
-    )
-
-
-def _add_flagged_times(pipeline: Pipeline, batch: Batch) -> None:
-    with pipeline.warehouse.write() as connection:
-        connection.execute(sql("flagged_times"), {"hour": batch.hour})
-
-
-def _judged(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
+def judged_of(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
+    """Of these, the ones that have a verdict of this policy and engine in the batch's hour."""
     rows = pipeline.warehouse.select(
         "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
         "AND engine_version = $engine AND recording_id IN (SELECT unnest($ids))",

@@ -18,6 +18,7 @@ from compliance_pipeline.platforms.cloud import CloudPlatform
 from compliance_pipeline.platforms.guide import GuidePlatform
 from compliance_pipeline.platforms.port import Location, Media, MediaStream, NotYet, Platform
 from compliance_pipeline.platforms.transport import Transport
+from compliance_pipeline.remediate import remediate_batch
 from compliance_pipeline.sandbox.calls import Damage, Kind, SyntheticRecording, make_recording
 from compliance_pipeline.sandbox.platform import PlatformState, serve
 from compliance_pipeline.screening.policy import load_policy
@@ -94,7 +95,7 @@ class Workshop:
         batch = batch or self.batch()
         steps.claim(self.pipeline, batch)
         steps.screen_batch(self.pipeline, batch)
-        steps.remediate_batch(self.pipeline, batch)
+        remediate_batch(self.pipeline, batch)
         for mart in MARTS:
             steps.refresh_mart(self.pipeline, mart, batch.hour)
         return batch
@@ -213,6 +214,12 @@ class Failing:
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:
         self._inner.protect(recording_ids, protected=protected)
+
+    def purge(self, recording_id: str) -> None:
+        if not self._after:
+            self._maybe("purge", recording_id)
+        self._inner.purge(recording_id)
+        self._maybe("purge", recording_id)
 
     def delivery_failures(self, since: datetime) -> int | None:
         return self._inner.delivery_failures(since)

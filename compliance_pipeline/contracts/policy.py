@@ -8,9 +8,9 @@ import re
 from datetime import time
 from enum import StrEnum
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from compliance_pipeline.contracts.event import Channel, Direction
 from compliance_pipeline.contracts.verdict import VerdictValue
@@ -63,9 +63,22 @@ class Severity(StrEnum):
 
 
 class Action(StrEnum):
+    """In the order in which they are done."""
+
     TAG_RECORDING = "tag_recording"
+    QUARANTINE = "quarantine"
+    """The platform's deletion protection (legal hold), where it has one."""
     CREATE_WORK_ITEM = "create_work_item"
     SUPERVISOR_CALLBACK = "supervisor_callback"
+    NOTIFY = "notify"
+    """A message to people: mail, Slack, Teams and the like."""
+    PURGE_AFTER_REVIEW = "purge_after_review"
+    """The platform deletes the recording, once a person has decided on it and while no legal hold stands."""
+
+    @property
+    def is_reversible(self) -> bool:
+        """A call and a message reach people and can't be taken back; what is deleted is gone."""
+        return self not in (Action.SUPERVISOR_CALLBACK, Action.NOTIFY, Action.PURGE_AFTER_REVIEW)
 
 
 class Role(StrEnum):
@@ -103,6 +116,62 @@ class _Strict(BaseModel):
 PhraseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Seconds = Annotated[float, Field(gt=0)]
 Confidence = Annotated[float, Field(ge=0, le=1)]
+
+
+Priority = Literal["low", "normal", "high"]
+
+
+class RuleAction(_Strict):
+    """What to do when a rule fires: an action's name, or `{name: {parameter: value}}`.
+
+    queue: of the work item or callback; the settings' if None. priority: of the work item; by the rule's severity if
+    None. due_hours: until the work item is due, from when it is made. to: channel of the settings' notify_urls.
+    """
+
+    action: Action
+    queue: Annotated[str, Field(pattern=r"\S")] | None = None
+    priority: Priority | None = None
+    due_hours: Annotated[float, Field(gt=0, le=24 * 366, strict=True)] | None = None
+    to: Annotated[str, Field(pattern=r"\S")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_name_or_a_mapping(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"action": given}
+        if isinstance(given, dict) and not isinstance(given.get("action"), Action):
+            if len(given) != 1:
+                raise ValueError("needs one action's name, with its parameters below it")
+            [(name, parameters)] = given.items()
+            if not isinstance(parameters, dict) or "action" in parameters:
+                raise ValueError(f"the parameters of {name} must be names with values")
+            return {"action": name, **parameters}
+        return given
+
+    @model_validator(mode="after")
+    def _has_its_own_parameters_only(self) -> "RuleAction":
+        allowed = _PARAMETERS.get(self.action, frozenset())
+        if others := self._given.keys() - allowed:
+            raise ValueError(f"{self.action} does not take {', '.join(sorted(others))}")
+        if self.action is Action.NOTIFY and self.to is None:
+            raise ValueError("notify needs `to`: the channel")
+        return self
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self if name != "action" and value is not None}
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        """So that a pack without parameters has the digest that it always had."""
+        return {self.action.value: self._given} if self._given else self.action.value
+
+
+_PARAMETERS = {
+    Action.CREATE_WORK_ITEM: frozenset({"queue", "priority", "due_hours"}),
+    Action.SUPERVISOR_CALLBACK: frozenset({"queue"}),
+    Action.NOTIFY: frozenset({"to"}),
+}
 
 
 class Phrase(_Strict):
@@ -354,7 +423,7 @@ class Rule(_Strict):
     applies: Applies = Applies()
     when: When
     unless: Unless = Unless()
-    actions: tuple[Action, ...] = Field(min_length=1)
+    actions: tuple[RuleAction, ...] = Field(min_length=1)
     guidance: str | None = None
     examples: tuple[Example, ...] = ()
 
@@ -364,13 +433,70 @@ class Rule(_Strict):
             raise ValueError(f"rule {self.id}: verdict must be VIOLATION_DETECTED or REVIEW_REQUIRED")
         return self
 
+    @model_validator(mode="after")
+    def _each_action_once(self) -> "Rule":
+        names = [wanted.action for wanted in self.actions]
+        if twice := {name.value for name in names if names.count(name) > 1}:
+            raise ValueError(f"rule {self.id} names an action twice: {', '.join(sorted(twice))}")
+        return self
+
+    def wants(self, action: Action) -> bool:
+        return any(wanted.action is action for wanted in self.actions)
+
+
+class RetentionRule(_Strict):
+    """How long the vault keeps one kind of data. Of several rules that apply, the earliest day counts.
+
+    verdicts, kinds: of the newest verdict, and of any finding; empty: whatever they are.
+    days: from when the recording became available. after_review: due as soon as a person has decided, `days` at most.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    data: Literal["clip", "original"]
+    verdicts: tuple[VerdictValue, ...] = ()
+    kinds: tuple[FindingKind, ...] = ()
+    days: float = Field(ge=0, le=36_500)
+    after_review: bool = False
+    basis: str = ""
+
+
+SENSITIVE_CODES = (FindingKind.CARD_VERIFICATION_CODE, FindingKind.CARD_PIN)
+"""Audio that holds one is not kept after authorisation, not even encrypted (PCI DSS 4.0.1, 3.3.1; FAQ 1210)."""
+_NOT_STORED = (
+    "PCI DSS 4.0.1, 3.3.1, with PCI SSC FAQ 1210: audio that holds a card verification code or PIN is not kept after "
+    "authorisation, not even encrypted"
+)
+DEFAULT_RETENTION = (
+    RetentionRule(name="clips", data="clip", days=365),
+    RetentionRule(name="originals", data="original", days=365),
+    RetentionRule(
+        name="clips-beside-codes", data="clip", kinds=SENSITIVE_CODES, days=90, after_review=True,
+        basis=f"{_NOT_STORED}; the clip is masked, and not needed once a person has decided",
+    ),
+    RetentionRule(
+        name="originals-with-codes", data="original", kinds=SENSITIVE_CODES, days=30, after_review=True,
+        basis=_NOT_STORED,
+    ),
+)  # fmt: skip
+
 
 class PolicyPack(_Strict):
+    """retention: what the vault keeps and for how long; of a pack that does not say, DEFAULT_RETENTION. An empty list
+    keeps everything."""
+
     pack: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     notice: str = Field(description="what the pack is not, shown beside its results")
     phrases: dict[PhraseName, Phrase] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = Field(min_length=1)
+    retention: tuple[RetentionRule, ...] = DEFAULT_RETENTION
+
+    @model_validator(mode="after")
+    def _retention_names_are_unique(self) -> "PolicyPack":
+        names = [rule.name for rule in self.retention]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"retention rules named twice: {', '.join(sorted(twice))}")
+        return self
 
     @model_validator(mode="after")
     def _rule_ids_are_unique(self) -> "PolicyPack":
@@ -392,8 +518,14 @@ class PolicyPack(_Strict):
         """The key under which verdicts are kept, e.g. `default-us-eu@0.1.0+1f2e3d4c`.
 
         The end is a digest of the content: an edited pack is another policy, whether or not its version was raised.
+        Only how long things are kept is left out: it changes no verdict.
         """
-        return f"{self.pack}@{self.version}+{sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
+        return f"{self.pack}@{self.version}+{sha256(self.content.encode()).hexdigest()[:8]}"
+
+    @property
+    def content(self) -> str:
+        """What judges, as JSON; the start of its SHA-256 is the end of `policy_version`."""
+        return self.model_dump_json(exclude={"retention"})
 
     @property
     def lexicon_version(self) -> str:

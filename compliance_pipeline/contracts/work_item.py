@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 
 class WorkItem(BaseModel):
@@ -16,6 +16,7 @@ class WorkItem(BaseModel):
     queue: str
     priority: str
     summary: str = Field(description="masked; safe to show")
+    due_at: AwareDatetime | None = None
 
 
 class SupervisorCallback(BaseModel):

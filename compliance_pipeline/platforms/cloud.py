@@ -76,6 +76,7 @@ SWEPT_AT_ONCE = timedelta(days=1)
 CALLBACK_LIFE = timedelta(days=3)
 """So far back a callback is looked up: an outage of a weekend, and the tries after it."""
 RESTORE_S = 60.0
+CLOCKS_APART = timedelta(minutes=5)
 LOCKS = 64
 """Of conversations: two that share one wait for each other, no more."""
 PRIORITY = {"high": 1000, "normal": 0, "low": -1000}
@@ -172,6 +173,8 @@ class _Recording(_Answer):
     estimated_transcode_time_ms: float | None = None
     recording_error_status: str | None = None
     session_id: str | None = None
+    archive_date: str | None = None
+    delete_date: str | None = None
 
     @property
     def kind(self) -> Channel | None:
@@ -463,7 +466,11 @@ class CloudPlatform:
             "priority": PRIORITY.get(item.priority, 0),
             "description": f"{item.summary}\nRecording {item.recording_id}"[:DESCRIPTION_LIMIT],
             "externalTag": tag,
-        } | ({"workbinId": workbin_id} if workbin_id else {})
+        }
+        if workbin_id:
+            body["workbinId"] = workbin_id
+        if item.due_at:
+            body["dateDue"] = iso_utc(item.due_at)
         if found := self._find_work_item(type_id, tag):
             return found
         try:
@@ -529,6 +536,38 @@ class CloudPlatform:
                 f"the legal hold of {len(failed)} of {len(conversations)} conversations could not be "
                 f"{'set' if protected else 'lifted'} ({told}); see them in the platform and try again"
             )
+
+    def purge(self, recording_id: str) -> None:
+        """By the recording's delete date, set to now: the platform deletes in its own time, and under deletion
+        protection not before that is lifted. Done too where it has no such recording, or one that it deleted.
+
+        The request replaces all dates: the archive date goes back as it was read, for another one would restore the
+        archived recording.
+        """
+        conversation, recording = _parts(recording_id)
+        if recording is None:
+            raise Refused("a conversation's id: only recordings are purged")
+        metadata = f"{_path(conversation)}/recordingmetadata/{quote(recording, safe='')}"
+        try:
+            mine = parse(_Recording, self._transport.request("GET", metadata), f"GET {metadata}")
+        except NotFound:
+            return
+        if (mine.file_state or "").upper() == "DELETED" or self._is_past(mine.delete_date):
+            return
+        path = f"{_path(conversation)}/recordings/{quote(recording, safe='')}"
+        body = {"deleteDate": iso_utc(self._now())} | ({"archiveDate": mine.archive_date} if mine.archive_date else {})
+        try:
+            # Asked for twice, it changes nothing.
+            answer = self._transport.request("PUT", path, json=body, repeatable=True)
+        except NotFound:
+            return
+        if not self._is_past(parse(_Recording, answer, f"PUT {path}").delete_date):
+            raise Refused(f"PUT {path}: the platform took no delete date; see the recording in the platform")
+
+    def _is_past(self, date: str | None) -> bool:
+        """As far as two clocks agree."""
+        moment = _instant(date)
+        return moment is not None and moment <= self._now() + CLOCKS_APART
 
     # Names
 

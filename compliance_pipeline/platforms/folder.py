@@ -26,6 +26,7 @@ from compliance_pipeline.platforms.port import (
     Gone,
     Location,
     Media,
+    NotSupported,
     NotYet,
     Ready,
     Refused,
@@ -178,7 +179,10 @@ class FolderPlatform:
                 )
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:  # noqa: ARG002
-        raise Refused("a folder's files are the user's own: nothing here deletes them")
+        raise NotSupported("a folder's files are the user's own: nothing here deletes them")
+
+    def purge(self, recording_id: str) -> None:  # noqa: ARG002
+        raise NotSupported("a folder's files are the user's own: delete the file yourself")
 
     def tag(self, recording_id: str, tags: Mapping[str, str], at_ms: int | None = None) -> None:  # noqa: ARG002
         path = self._file("tags", recording_id)

@@ -1,6 +1,7 @@
 """The guide's endpoints and payloads as it prints them, behind the port. No HTTP mechanics: those are the transport's.
 
-The guide prints no listing, and no look-up of records and callbacks: those here are ours, as is `key` in the bodies.
+The guide prints no listing, and no look-up of records and callbacks: those here are ours, as are `key` and `dueAt` in
+the bodies.
 Nor does it print transcripts: `transcriptUri` and `channels` of a recording are ours, and may be missing.
 """
 
@@ -15,8 +16,17 @@ from pydantic.alias_generators import to_camel
 
 from compliance_pipeline.contracts.event import Channel, Direction, EventType, RecordingEvent
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
-from compliance_pipeline.platforms.port import Gone, Location, Media, MediaStream, NotYet, Ready, Refused, Unavailable
-from compliance_pipeline.platforms.transport import NotFound, Transport, parse
+from compliance_pipeline.platforms.port import (
+    Gone,
+    Location,
+    Media,
+    MediaStream,
+    NotSupported,
+    NotYet,
+    Ready,
+    Unavailable,
+)
+from compliance_pipeline.platforms.transport import NotFound, Transport, iso_utc, parse
 
 RECORDINGS = "/api/v2/recordings"
 RECORDS = "/api/v2/analytics/datadatasets/records"
@@ -176,6 +186,8 @@ class GuidePlatform:
             "key": item.key,
             "summary": item.summary,
         }
+        if item.due_at:
+            record["dueAt"] = iso_utc(item.due_at)
         return self._once(RECORDS, item.key, {"datasetId": DATASET}, {"datasetId": DATASET, "record": record})
 
     def request_callback(self, callback: SupervisorCallback) -> str:
@@ -188,7 +200,10 @@ class GuidePlatform:
         return self._once(CALLBACKS, callback.key, {}, body)
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:  # noqa: ARG002
-        raise Refused("the guide's platform has no legal hold; set it in the platform's own administration")
+        raise NotSupported("the guide's platform has no legal hold; set it in the platform's own administration")
+
+    def purge(self, recording_id: str) -> None:  # noqa: ARG002
+        raise NotSupported("the guide prints no request that deletes; delete it in the platform's own administration")
 
     def delivery_failures(self, since: datetime) -> int:
         """Guide, edge case 3: the metric `eventsub:deliveryFailure`. Where it is read is not printed: ours."""

@@ -109,6 +109,13 @@ CLOUD = (
         f"{_PROTECTION}?protect=false",
         optional=True,
     ),
+    Permission(
+        "recording:recording:editRetention",
+        "the policy's purge_after_review",
+        "PUT",
+        f"{_CONVERSATION}/recordings/{NIL}",
+        optional=True,
+    ),
     Permission("routing:queue:view", "ids of queues", "GET", "/api/v2/routing/queues"),
     Permission("workitems:worktype:view", "id of the worktype", "POST", "/api/v2/taskmanagement/worktypes/query"),
     Permission(

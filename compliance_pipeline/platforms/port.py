@@ -38,6 +38,10 @@ class Refused(PlatformError):
     """The platform said no for good (permissions, bad request, credentials): a person must act."""
 
 
+class NotSupported(Refused):
+    """This platform has no such thing: no permission mends it, and another try says the same."""
+
+
 class TransferBroken(Unavailable):
     """A media transfer broke off or ended short."""
 
@@ -146,6 +150,11 @@ class Platform(Protocol):
 
     def protect(self, recording_ids: Sequence[str], *, protected: bool) -> None:
         """Legal hold: keep the platform from deleting these recordings, or let it again."""
+        ...
+
+    def purge(self, recording_id: str) -> None:
+        """Have the platform delete the recording for good; one that is gone already is done. Other recordings, and the
+        platform's legal holds, stay as they are."""
         ...
 
     def delivery_failures(self, since: datetime) -> int | None:

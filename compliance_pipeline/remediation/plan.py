@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compliance_pipeline.contracts.engine import UNMAPPED_RULE
-from compliance_pipeline.contracts.policy import Action, PolicyPack, Severity
+from compliance_pipeline.contracts.policy import Action, PolicyPack, RuleAction, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
 
 
@@ -25,7 +25,11 @@ class Violation:
 @dataclass(frozen=True, slots=True)
 class PlannedAction:
     violation: Violation
-    action: Action
+    wanted: RuleAction
+
+    @property
+    def action(self) -> Action:
+        return self.wanted.action
 
     @property
     def key(self) -> str:
@@ -48,11 +52,12 @@ def plan(violations: Iterable[Violation], policy: PolicyPack) -> list[PlannedAct
     What an external engine found and no rule of the pack knows is tagged, for a person to review.
     """
     actions = {rule.id: rule.actions for rule in policy.rules}
-    actions[UNMAPPED_RULE] = (Action.TAG_RECORDING, Action.CREATE_WORK_ITEM)
+    unmapped = (Action.TAG_RECORDING, Action.CREATE_WORK_ITEM)
+    actions[UNMAPPED_RULE] = tuple(RuleAction(action=action) for action in unmapped)
     gravest_first = sorted(violations, key=_gravity, reverse=True)
     planned: dict[tuple[str, Action], PlannedAction] = {}
     for violation in gravest_first:
-        for action in actions.get(violation.rule_id, ()):
-            planned.setdefault((violation.recording_id, action), PlannedAction(violation, action))
+        for wanted in actions.get(violation.rule_id, ()):
+            planned.setdefault((violation.recording_id, wanted.action), PlannedAction(violation, wanted))
     order = list(Action)
     return sorted(planned.values(), key=lambda p: order.index(p.action))

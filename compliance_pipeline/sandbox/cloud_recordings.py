@@ -313,15 +313,19 @@ def _one(call: Call) -> tuple[Held, dict[str, Any] | None]:
 
 
 async def put_recording(call: Call) -> Response:
+    needed = ["recording:recording:editRetention", "recording:recording:restore"]
+    if not any(map(call.cloud.grants, needed)):
+        raise missing_permissions(needed)
     held, companion = _one(call)
     change = await call.body(RecordingChange)
     if companion:
         raise bad("The recording is not eligible", "recordingId")
     recording_id = held.recording.recording_id
     kept = call.cloud.retention.setdefault(recording_id, {})
+    archived_until = kept.get("archiveDate")
     for name, value in change.model_dump(by_alias=True).items():
         kept[name] = value and iso(value)
-    if change.archive_date and _file_state(call, held) == "ARCHIVED":
+    if kept["archiveDate"] not in (None, archived_until) and _file_state(call, held) == "ARCHIVED":
         call.cloud.restored[recording_id] = datetime.now(UTC)
     call.cloud.audit("Recording", "Update", "Recording", recording_id)
     call.state.saw("retention changed", recording_id)
@@ -330,6 +334,10 @@ async def put_recording(call: Call) -> Response:
 
 def _file_state(call: Call, held: Held) -> str:
     state, recording_id = call.state, held.recording.recording_id
+    delete_date = call.cloud.retention.get(recording_id, {}).get("deleteDate")
+    is_due = delete_date and datetime.fromisoformat(delete_date) <= datetime.now(UTC)
+    if is_due and held.conversation_id not in call.cloud.protected:
+        return "DELETED"
     for kind, word in _FINAL.items():
         if state.strikes(kind, recording_id):
             restored = call.cloud.restored.get(recording_id)

@@ -85,6 +85,14 @@ class VerdictRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRow:
+    table: ClassVar[str] = "policies"
+    policy_version: str
+    content: str
+    first_used_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ViolationRow:
     table: ClassVar[str] = "violations"
     recording_id: str
@@ -118,6 +126,8 @@ class RemediationRow:
     error: str | None
     revised_at: datetime
     run_id: str
+    attempts: int = 0
+    due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +179,7 @@ Row = (
     | MediaRow
     | FindingRow
     | VerdictRow
+    | PolicyRow
     | ViolationRow
     | RemediationRow
     | StageTimeRow

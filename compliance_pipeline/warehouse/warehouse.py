@@ -20,10 +20,19 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 LOCK_TIMEOUT_S = 60.0
+_SIGNS_OF_DAMAGE = ("not a valid DuckDB database file", "Could not read enough bytes", "Corrupt database file")
 MARTS = ("latency_by_hour", "violations_by_hour")
 
 
-class WarehouseBusy(Exception):
+class WarehouseError(Exception):
+    """The warehouse can't be used; says which file, why, and what to do next."""
+
+
+class WarehouseDamaged(WarehouseError):
+    """DuckDB can't read its file."""
+
+
+class WarehouseBusy(WarehouseError):
     """Another process held the warehouse for longer than the lock timeout."""
 
 
@@ -92,11 +101,25 @@ class Warehouse:
         except Timeout:
             raise self._busy() from None
         try:
-            with self._open(read_only, deadline) as connection:
+            with self._damage_told(), self._open(read_only, deadline) as connection:
                 connection.execute("SET TimeZone = 'UTC'")
                 yield connection
         finally:
             self._lock.release()
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        import duckdb
+
+        try:
+            yield
+        except duckdb.Error as error:
+            if not any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
+                raise
+            raise WarehouseDamaged(
+                f"The warehouse {self.path} is damaged: stop everything and restore your backup; what came in since "
+                "is fetched again by a backfill. Nothing was written."
+            ) from None
 
     def _open(self, read_only: bool, deadline: float) -> "DuckDBPyConnection":
         import duckdb

@@ -55,6 +55,20 @@ def test_the_policy_version_names_pack_and_version_and_changes_with_the_content(
         {"examples": [{"expect": "fired", "text": "no speaker here"}]},
         {"actions": []},
         {"actions": ["delete_recording"]},
+        {"actions": ["tag_recording", "tag_recording"]},
+        {"actions": [{"tag_recording": {"queue": "q"}}]},
+        {"actions": [{"supervisor_callback": {"priority": "low"}}]},
+        {"actions": [{"create_work_item": {"priority": "urgent"}}]},
+        {"actions": [{"create_work_item": {"due_hours": 0}}]},
+        {"actions": [{"create_work_item": {"due_hours": True}}]},
+        {"actions": [{"create_work_item": {"queue": "  "}}]},
+        {"actions": [{"notify": {"to": " "}}]},
+        {"actions": [{"action": "notify", "to": "oncall"}]},
+        {"actions": [{"action": "quarantine"}]},
+        {"actions": [{"create_work_item": {"who": "me"}}]},
+        {"actions": [{"create_work_item": None}]},
+        {"actions": [{"create_work_item": {}, "quarantine": {}}]},
+        {"actions": ["notify"]},
         {"verdict": "NO_VIOLATION"},
         {"verdict": "UNSCREENABLE"},
         {"weight": 3},
@@ -69,6 +83,23 @@ def test_a_rule_outside_the_model_is_refused(change: dict[str, Any]) -> None:
 def test_a_pack_outside_the_model_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PolicyPack.model_validate(PACK | change)
+
+
+def test_an_action_is_a_name_or_has_parameters_and_is_written_as_it_was_read() -> None:
+    written = [
+        "tag_recording",
+        "quarantine",
+        {"create_work_item": {"queue": "fraud", "priority": "low", "due_hours": 24.0}},
+        {"supervisor_callback": {"queue": "night"}},
+        {"notify": {"to": "team"}},
+    ]
+    rule = Rule.model_validate(RULE | {"actions": written})
+    assert rule.model_dump(mode="json")["actions"] == written
+    assert Rule.model_validate_json(rule.model_dump_json()) == rule
+
+
+def test_a_pack_without_parameters_keeps_the_version_under_which_verdicts_are_kept() -> None:
+    assert '"actions":["tag_recording"]' in PolicyPack.model_validate(PACK).model_dump_json()
 
 
 def test_two_rules_with_one_id_are_refused_by_name() -> None:

@@ -17,6 +17,7 @@ from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
 from compliance_pipeline.platforms.port import (
     Gone,
     Media,
+    NotSupported,
     NotYet,
     Platform,
     PlatformError,
@@ -272,12 +273,22 @@ class PortSuite:
     def test_a_legal_hold_is_set_and_lifted_or_refused(self, stage: Stage) -> None:
         try:
             stage.platform.protect([stage.voice], protected=True)
-        except Refused:
+        except NotSupported:
             return
         assert stage.is_protected(stage.voice)
         assert not stage.is_protected(stage.chat)
         stage.platform.protect([stage.voice], protected=False)
         assert not stage.is_protected(stage.voice)
+
+    def test_what_is_purged_is_gone_alone_and_once_or_the_platform_has_no_such_thing(self, stage: Stage) -> None:
+        try:
+            stage.platform.purge(stage.voice)
+        except NotSupported:
+            return
+        assert isinstance(stage.platform.locate(stage.voice), Gone)
+        assert isinstance(stage.platform.locate(stage.chat), Ready)
+        stage.platform.purge(stage.voice)
+        stage.platform.purge(stage.gone)
 
     def test_failed_deliveries_are_counted_or_not_known(self, stage: Stage) -> None:
         assert stage.platform.delivery_failures(datetime.now(UTC) - timedelta(hours=1)) in (0, None)
@@ -296,6 +307,7 @@ class PortSuite:
             lambda: stage.platform.open_work_item(self.item),
             lambda: stage.platform.request_callback(self.callback),
             lambda: stage.platform.protect([stage.voice], protected=True),
+            lambda: stage.platform.purge(stage.voice),
             lambda: stage.platform.delivery_failures(since),
         ]
         raised: list[PlatformError] = []

@@ -1150,6 +1150,12 @@ def test_a_work_item_is_made_once_with_ids_for_names_that_are_resolved_once(
         assert len(server.calls(*path)) == 1
 
 
+def test_a_work_item_says_when_it_is_due(server: CloudServer, platform: CloudPlatform) -> None:
+    platform.open_work_item(ITEM.model_copy(update={"due_at": datetime(2026, 3, 2, 9, 30, tzinfo=UTC)}))
+    (asked,) = server.calls("POST", WORK_ITEMS)
+    assert asked.json["dateDue"] == "2026-03-02T09:30:00.000Z"
+
+
 def test_a_work_item_whose_answer_is_lost_or_that_conflicts_is_found_not_made_again(
     server: CloudServer, platform: CloudPlatform
 ) -> None:
@@ -1351,6 +1357,62 @@ def test_a_legal_hold_that_failed_for_some_says_so(server: CloudServer, platform
     assert len(server.calls("PUT", PROTECTION)) == 2
 
 
+# Purge
+
+ONE, ONE_METADATA = f"{PATH}/recordings/{RECORDING}", f"{METADATA}/{RECORDING}"
+ARCHIVED_UNTIL = "2026-06-01T00:00:00.000Z"
+
+
+def purge(server: CloudServer, platform: CloudPlatform, taken: Reply, **fields: Any) -> Any:
+    """What was put, when the metadata has these fields."""
+    server.plan("GET", ONE_METADATA, ok({"id": RECORDING} | fields))
+    server.plan("PUT", ONE, taken)
+    platform.purge(ID)
+    return [one.json for one in server.calls("PUT", ONE)]
+
+
+def test_a_purge_sets_the_delete_date_to_now_and_leaves_the_archive_date(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    taken = ok({"id": RECORDING, "deleteDate": "2026-03-04T12:00:00.000Z"})
+    [put] = purge(server, platform, taken, fileState="ARCHIVED", archiveDate=ARCHIVED_UNTIL)
+    assert put == {"deleteDate": "2026-03-04T12:00:00.000Z", "archiveDate": ARCHIVED_UNTIL}
+
+
+@pytest.mark.parametrize("fields", [{"fileState": "DELETED"}, {"deleteDate": "2026-03-04T11:59:00.000Z"}])
+def test_what_is_deleted_or_due_to_be_is_not_purged_again(
+    server: CloudServer, platform: CloudPlatform, fields: dict[str, str]
+) -> None:
+    assert purge(server, platform, no(500), **fields) == []
+
+
+def test_a_recording_that_is_not_there_is_purged_already(server: CloudServer, platform: CloudPlatform) -> None:
+    server.plan("GET", ONE_METADATA, no(404))
+    platform.purge(ID)
+    assert server.calls("PUT", ONE) == []
+
+
+def test_a_later_delete_date_of_the_platform_s_own_is_brought_forward(
+    server: CloudServer, platform: CloudPlatform
+) -> None:
+    taken = ok({"id": RECORDING, "deleteDate": "2026-03-04T12:00:00.000Z"})
+    assert len(purge(server, platform, taken, deleteDate="2027-03-04T12:00:00.000Z")) == 1
+
+
+@pytest.mark.parametrize("taken", [{}, {"deleteDate": None}, {"deleteDate": "2027-03-04T12:00:00.000Z"}])
+def test_a_purge_that_the_platform_did_not_take_is_an_error(
+    server: CloudServer, platform: CloudPlatform, taken: dict[str, Any]
+) -> None:
+    with pytest.raises(Refused, match="no delete date"):
+        purge(server, platform, ok({"id": RECORDING} | taken))
+
+
+def test_a_conversation_s_id_is_not_purged(server: CloudServer, platform: CloudPlatform) -> None:
+    with pytest.raises(Refused, match="only recordings"):
+        platform.purge(CONVERSATION)
+    assert server.asked == []
+
+
 def test_every_method_raises_only_the_ports_errors_when_the_platform_answers_nonsense(
     server: CloudServer, platform: CloudPlatform
 ) -> None:
@@ -1360,6 +1422,7 @@ def test_every_method_raises_only_the_ports_errors_when_the_platform_answers_non
         ("GET", METADATA, lambda: platform.recordings_of(CONVERSATION)),
         ("POST", DETAILS, lambda: list(platform.list_available(NOW - timedelta(hours=1), NOW))),
         ("GET", NOTES, lambda: platform.tag(ID, TAGS, 1)),
+        ("GET", ONE_METADATA, lambda: platform.purge(ID)),
         ("POST", f"{WORK_TYPES}/query", lambda: platform.open_work_item(ITEM)),
         ("GET", QUEUES, lambda: platform.request_callback(CALLBACK)),
     )

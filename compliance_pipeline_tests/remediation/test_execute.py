@@ -4,18 +4,20 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import SecretStr
 
-from compliance_pipeline.contracts.policy import Action
+from compliance_pipeline.contracts.policy import Action, RuleAction
 from compliance_pipeline.platforms.guide import CALLBACKS, RECORDS, GuidePlatform
 from compliance_pipeline.platforms.transport import Transport
-from compliance_pipeline.remediation.execute import WORKERS, ActionResult, Queues, execute
+from compliance_pipeline.remediation.execute import WORKERS, ActionResult, Means, execute
 from compliance_pipeline.remediation.plan import PlannedAction, plan
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.sandbox.platform import Observation, PlatformState, serve
+from compliance_pipeline_tests.platforms.loopback import Reply, Server
 from compliance_pipeline_tests.remediation.test_plan import POLICY, violation
 from compliance_pipeline_tests.workshop import CLIENT, Failing, recording
 
-QUEUES = Queues("compliance_review_queue", "supervisor_callback_queue")
+MEANS = Means("compliance_review_queue", "supervisor_callback_queue", {})
 CHATS = [recording(Kind.CHAT_CLEAN, seed) for seed in range(1, 4)]
 IDS = [chat.recording_id for chat in CHATS]
 
@@ -41,7 +43,7 @@ def planned(*ids: str, rule_id: str = "PCI-SAD-01") -> list[PlannedAction]:
 
 
 def do(platform: GuidePlatform | Failing, actions: list[PlannedAction]) -> list[ActionResult]:
-    return list(execute(platform, actions, QUEUES, lambda: datetime.now(UTC)))
+    return list(execute(platform, actions, MEANS, lambda: datetime.now(UTC)))
 
 
 def errors(results: list[ActionResult]) -> dict[tuple[str, str], str]:
@@ -68,7 +70,11 @@ def test_tag_work_item_and_callback_say_what_was_found_and_where_to(
     [callback] = state.callbacks
     assert callback["queueName"] == "supervisor_callback_queue"
     assert callback["data"]["reason"] == "PCI-SAD-01 at 1.0 s: ****"
-    assert [r.planned.action for r in results] == list(Action)
+    assert [r.planned.action for r in results] == [
+        Action.TAG_RECORDING,
+        Action.CREATE_WORK_ITEM,
+        Action.SUPERVISOR_CALLBACK,
+    ]
     assert [r.external_id for r in results] == [None, item["id"], callback["id"]]
     assert errors(results) == {}
 
@@ -159,3 +165,43 @@ def test_nothing_planned_is_nothing_asked(state: PlatformState, platform: GuideP
     state.listeners.append(seen.append)
     assert do(platform, []) == []
     assert seen == []
+
+
+def wanted(action: str | dict[str, dict[str, object]], recording_id: str = IDS[0]) -> list[PlannedAction]:
+    return [PlannedAction(violation("PCI-PAN-02", recording_id), RuleAction.model_validate(action))]
+
+
+def test_a_work_item_goes_where_the_policy_says_with_its_priority_and_due_date(
+    state: PlatformState, platform: GuidePlatform
+) -> None:
+    do(platform, wanted({"create_work_item": {"queue": "fraud", "priority": "high", "due_hours": 24}}))
+    [item] = state.work_items
+    record = item["record"]
+    assert (record["assignedQueue"], record["priority"]) == ("fraud", "high")
+    in_s = (datetime.fromisoformat(record["dueAt"]) - datetime.now(UTC)).total_seconds()
+    assert 24 * 3600 - 30 < in_s <= 24 * 3600
+
+
+def test_a_callback_goes_to_the_queue_that_the_policy_names(state: PlatformState, platform: GuidePlatform) -> None:
+    do(platform, wanted({"supervisor_callback": {"queue": "night_shift"}}))
+    assert [callback["queueName"] for callback in state.callbacks] == ["night_shift"]
+
+
+def test_a_platform_that_cannot_quarantine_says_so(platform: GuidePlatform) -> None:
+    [error] = errors(do(platform, wanted("quarantine"))).values()
+    assert "no legal hold" in error
+
+
+def test_a_message_says_what_was_found_masked_and_an_unknown_channel_is_an_error(
+    platform: GuidePlatform, media_host: Server
+) -> None:
+    media_host.plan("POST", "/hook", Reply(200))
+    means = Means("q", "s", {"team": SecretStr(media_host.url.replace("http://", "json://") + "/hook")})
+    actions = wanted({"notify": {"to": "team"}}) + wanted({"notify": {"to": "nobody"}}, IDS[1])
+    sent, failed = execute(platform, actions, means, lambda: datetime.now(UTC))
+    [asked] = media_host.calls("POST", "/hook")
+    assert asked.json["title"] == "REVIEW_REQUIRED: " + actions[0].violation.violation_type
+    assert asked.json["message"] == f"PCI-PAN-02 at 1.0 s: ****\nRecording {IDS[0]}"
+    assert sent.error is None
+    assert failed.error is not None
+    assert "channel nobody" in failed.error

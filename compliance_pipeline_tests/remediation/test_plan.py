@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance_pipeline.contracts.engine import UNMAPPED_RULE
-from compliance_pipeline.contracts.policy import Action, PolicyPack, Severity
+from compliance_pipeline.contracts.policy import Action, PolicyPack, RuleAction, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, plan
 from compliance_pipeline.screening.policy import load_policy
@@ -34,7 +34,7 @@ def test_the_gravest_rule_gets_each_action_and_lesser_ones_none() -> None:
 
 
 def test_an_action_that_only_a_lesser_rule_asks_for_is_done_for_that_rule() -> None:
-    only_tag = RULES["PCI-SAD-01"].model_copy(update={"actions": (Action.TAG_RECORDING,)})
+    only_tag = RULES["PCI-SAD-01"].model_copy(update={"actions": (RuleAction(action=Action.TAG_RECORDING),)})
     policy = POLICY.model_copy(update={"rules": (only_tag, RULES["PCI-PAN-01"])})
     planned = plan([violation("PCI-PAN-01"), violation("PCI-SAD-01")], policy)
     assert shown(planned) == [("PCI-SAD-01", "tag_recording"), ("PCI-PAN-01", "create_work_item")]
@@ -85,12 +85,12 @@ def test_any_violations_in_any_order_give_each_wanted_action_once_for_a_gravest_
 ) -> None:
     planned = plan(found, POLICY)
     got = [(p.violation.recording_id, p.action) for p in planned]
-    wanted = {(v.recording_id, action) for v in found for action in RULES[v.rule_id].actions}
+    wanted = {(v.recording_id, wanted.action) for v in found for wanted in RULES[v.rule_id].actions}
     assert sorted(got) == sorted(wanted)
     assert [list(Action).index(p.action) for p in planned] == sorted(list(Action).index(p.action) for p in planned)
     for p in planned:
         for rival in found:
-            if rival.recording_id == p.violation.recording_id and p.action in RULES[rival.rule_id].actions:
+            if rival.recording_id == p.violation.recording_id and RULES[rival.rule_id].wants(p.action):
                 assert grave(p.violation) >= grave(rival)
 
 
@@ -111,4 +111,5 @@ def grave(v: Violation) -> tuple[bool, int, float, int]:
 def test_the_packaged_policy_always_tags_and_opens_a_work_item() -> None:
     assert isinstance(POLICY, PolicyPack)
     for rule in POLICY.rules:
-        assert {Action.TAG_RECORDING, Action.CREATE_WORK_ITEM} <= set(rule.actions), rule.id
+        assert rule.wants(Action.TAG_RECORDING), rule.id
+        assert rule.wants(Action.CREATE_WORK_ITEM), rule.id

@@ -348,6 +348,39 @@ def test_retention_can_be_set_and_an_archived_recording_brought_back(
     assert (restored["fileState"], list(restored["mediaUris"])) == ("RESTORED", ["S"])
 
 
+def test_what_is_due_to_be_deleted_is_deleted_unless_its_conversation_is_protected(
+    api: Api, state: PlatformState, cloud: CloudState
+) -> None:
+    held = state.add(make(Kind.VOICE_TONES))
+    cloud.protected.add(held.conversation_id)
+    api("PUT", one_path(held), json={"deleteDate": "2099-01-01T00:00:00.000Z"})
+    assert api.get(one_path(held))["fileState"] == "AVAILABLE"
+    due = api("PUT", one_path(held), json={"deleteDate": "2026-01-01T00:00:00.000Z"})
+    assert due.json()["fileState"] == "AVAILABLE"
+    cloud.protected.clear()
+    assert api.get(one_path(held))["fileState"] == "DELETED"
+
+
+def test_retention_is_changed_only_with_the_permission_for_it(
+    api: Api, state: PlatformState, cloud: CloudState
+) -> None:
+    held = state.add(make(Kind.VOICE_TONES))
+    cloud.permissions = permissions_of_all() - {"recording:recording:editRetention", "recording:recording:restore"}
+    assert api("PUT", one_path(held), json={"deleteDate": "2026-01-01T00:00:00.000Z"}).status_code == 403
+    assert api.get(one_path(held))["fileState"] == "AVAILABLE"
+
+
+def test_an_archive_date_that_stays_as_it_is_brings_nothing_back(
+    api: Api, state: PlatformState, cloud: CloudState
+) -> None:
+    strike(state, FaultKind.ARCHIVED)
+    held = state.add(make(Kind.VOICE_TONES))
+    until = "2027-01-01T00:00:00.000Z"
+    cloud.retention[held.recording.recording_id] = {"archiveDate": until}
+    kept = api("PUT", one_path(held), json={"archiveDate": until, "deleteDate": "2099-01-01T00:00:00.000Z"})
+    assert kept.json()["fileState"] == "ARCHIVED"
+
+
 def test_conversations_can_be_protected_and_only_with_the_permission_for_it(
     api: Api, state: PlatformState, cloud: CloudState
 ) -> None:

@@ -2,7 +2,7 @@
 -- Only what the first verdict flagged: a later policy that flags an old recording says nothing about latency.
 INSERT INTO stage_times BY NAME
 WITH tagged AS (
-    SELECT recording_id, min(revised_at) AS flagged_at
+    SELECT recording_id, min(revised_at) AS tagged_at
     FROM remediations
     WHERE partition_hour = $hour AND action = 'tag_recording' AND status = 'done'
     GROUP BY recording_id
@@ -17,7 +17,8 @@ WITH tagged AS (
     FROM stage_times SEMI JOIN flagged_at_first USING (recording_id)
     WHERE partition_hour = $hour AND stage = 'judged'
 ), added AS (
-    SELECT *, unnest([
+    -- A clock that was set back in between makes no time negative.
+    SELECT *, greatest(tagged_at, judged_at) AS flagged_at, unnest([
         {'stage': 'remediation', 'started_at': judged_at, 'ended_at': flagged_at},
         {'stage': 'flagged', 'started_at': available_at, 'ended_at': flagged_at}
     ], recursive := true)

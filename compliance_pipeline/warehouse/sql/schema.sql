@@ -138,6 +138,16 @@ COMMENT ON COLUMN verdicts.undetermined_rules IS 'Rules that apply and could not
 COMMENT ON COLUMN verdicts.judged_at IS 'When the recording was screened.';
 COMMENT ON COLUMN verdicts.run_id IS 'Dagster run that judged.';
 
+CREATE TABLE IF NOT EXISTS policies (
+    policy_version VARCHAR PRIMARY KEY,
+    content        VARCHAR NOT NULL,
+    first_used_at  TIMESTAMPTZ NOT NULL
+);
+COMMENT ON TABLE policies IS 'Each policy pack that judged, whole: what a verdict rests on stays readable when the pack changes.';
+COMMENT ON COLUMN policies.policy_version IS 'Policy pack, version and digest of its content.';
+COMMENT ON COLUMN policies.content IS 'The pack as JSON; the start of its SHA-256 is the end of policy_version.';
+COMMENT ON COLUMN policies.first_used_at IS 'When its first verdict was stored.';
+
 CREATE TABLE IF NOT EXISTS violations (
     recording_id    VARCHAR NOT NULL,
     policy_version  VARCHAR NOT NULL,
@@ -186,19 +196,23 @@ CREATE TABLE IF NOT EXISTS remediations (
     error           VARCHAR,
     revised_at      TIMESTAMPTZ NOT NULL,
     run_id          VARCHAR NOT NULL,
+    attempts        INTEGER DEFAULT 0,
+    due_at          TIMESTAMPTZ,
     PRIMARY KEY (recording_id, rule_id, action, revision)
 );
-COMMENT ON TABLE remediations IS 'Each action for a violation: planned before the call, done or failed after it.';
+COMMENT ON TABLE remediations IS 'Each action for a violation: planned before the call, done, failed or dead after it.';
 COMMENT ON COLUMN remediations.recording_id IS 'The platform''s id of the recording.';
 COMMENT ON COLUMN remediations.rule_id IS 'Rule of the policy pack.';
-COMMENT ON COLUMN remediations.action IS 'tag_recording, create_work_item or supervisor_callback.';
+COMMENT ON COLUMN remediations.action IS 'tag_recording, quarantine, create_work_item, supervisor_callback, notify or purge_after_review.';
 COMMENT ON COLUMN remediations.revision IS 'Counts up; the highest is what holds.';
 COMMENT ON COLUMN remediations.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
-COMMENT ON COLUMN remediations.status IS 'planned, done or failed.';
+COMMENT ON COLUMN remediations.status IS 'planned, done, failed (tried again when due), waiting (for a review, or for a legal hold to end), dead (given up on) or dropped (the policy asks for it no more).';
 COMMENT ON COLUMN remediations.external_id IS 'The platform''s id of the work item or callback.';
 COMMENT ON COLUMN remediations.error IS 'Why the last try failed; masked.';
 COMMENT ON COLUMN remediations.revised_at IS 'When this state was reached.';
-COMMENT ON COLUMN remediations.run_id IS 'Dagster run that wrote the row.';
+COMMENT ON COLUMN remediations.run_id IS 'Dagster run that wrote the row; by hand: a person asked for another try.';
+COMMENT ON COLUMN remediations.attempts IS 'Tries of this action so far that were answered or failed.';
+COMMENT ON COLUMN remediations.due_at IS 'Not to be tried again before.';
 
 CREATE TABLE IF NOT EXISTS stage_times (
     recording_id    VARCHAR NOT NULL,
@@ -241,7 +255,7 @@ COMMENT ON COLUMN evidence.finding_no IS 'Number of the finding in its recording
 COMMENT ON COLUMN evidence.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
 COMMENT ON COLUMN evidence.status IS 'verified: masked, screened again, kept; refused: unsafe to show; unavailable: not made.';
 COMMENT ON COLUMN evidence.reason IS 'Why there is no clip; ''text'': the finding''s masked number is the evidence.';
-COMMENT ON COLUMN evidence.uri IS 'File of the clip, relative to the home folder; masked audio only.';
+COMMENT ON COLUMN evidence.uri IS 'Name of the clip in the vault, among those of its recording; masked audio only.';
 COMMENT ON COLUMN evidence.start_ms IS 'Start of the clip, milliseconds from the start of the recording.';
 COMMENT ON COLUMN evidence.end_ms IS 'End of the clip, milliseconds from the start of the recording.';
 COMMENT ON COLUMN evidence.sha256 IS 'Digest of the clip''s file.';
