@@ -3,12 +3,11 @@
 What a path or a body means belongs to the adapters, not here.
 """
 
-import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -52,8 +51,6 @@ _MISSING_PERMISSIONS = ("missing.permissions", "missing.any.permissions", "missi
 _PERMISSION = re.compile(r"(?<![\w:])[A-Za-z]{2,40}:[A-Za-z]{2,60}:[A-Za-z]{2,40}(?![\w:])")
 _EXPIRED_MEDIA = frozenset({401, 403, 404, 410})
 
-_log = logging.getLogger(__name__)
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -94,6 +91,12 @@ class _HeldToken:
         return "_HeldToken(<hidden>)"
 
 
+def _refuse_bombs(asked: str, response: httpx.Response) -> None:
+    """Packed once, 64 KiB from the network become 64 MiB at most; packed twice, there is no limit."""
+    if "," in response.headers.get("content-encoding", ""):
+        raise Refused(f"{asked}: the content is packed more than once")
+
+
 class WholeAnswers(httpx.HTTPTransport):
     """Reads each answer to its end, within size and time limits, so that one that breaks off is retried too."""
 
@@ -102,6 +105,7 @@ class WholeAnswers(httpx.HTTPTransport):
         answer = super().handle_request(request)
         body = bytearray()
         try:
+            _refuse_bombs(_asked(request), answer)
             for chunk in answer.iter_bytes():
                 body += chunk
                 if len(body) > JSON_LIMIT_BYTES:
@@ -147,10 +151,6 @@ class _Paced(WholeAnswers):
 
 class _HeldAfterFailure(PlatformHeld):
     """The budget ended the tries of a request at which the host had failed so far."""
-
-
-class _HostFails(Exception):
-    """What a breaker counts."""
 
 
 class HttpMediaStream:
@@ -321,6 +321,7 @@ class Transport:
             stream = HttpMediaStream(response)
             if (stream.content_length or 0) > MEDIA_LIMIT_BYTES:
                 raise _too_large(host)
+            _refuse_bombs(f"media host {host}", response)
             yield stream
         finally:
             response.close()
@@ -402,13 +403,13 @@ class Transport:
         """
         if self._breakers is None:
             return send()
-        from compliance_pipeline.breaker import held_until
+        from compliance_pipeline.breaker import admitted, tell
 
         with _database_for(asked):
             if (breaker := self._made_breakers.get(name)) is None:
                 breaker = self._made_breakers[name] = self._breakers(name[:128])
             now = datetime.now(UTC)
-            until = held_until(breaker, now)
+            until = admitted(breaker, now)
         if until:
             for_s = max((until - now).total_seconds(), 1.0)
             said = f"{asked}: not asked, {host} has failed; asked again in {for_s:.0f} s"
@@ -416,9 +417,12 @@ class Transport:
         try:
             response = send()
         except (httpx.HTTPError, _HeldAfterFailure):
-            _tell(breaker, failed=True)
+            tell(breaker, failed=True)
             raise
-        _tell(breaker, failed=response.status_code >= 500)
+        except BaseException:
+            tell(breaker, failed=None)
+            raise
+        tell(breaker, failed=response.status_code >= 500)
         return response
 
     def _bearer(self, rejected: str | None = None) -> str:
@@ -483,21 +487,6 @@ def _database_for(asked: str) -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         raise Unavailable(f"{asked}: the operational database failed ({type(error).__name__})") from None
-
-
-def _tell(breaker: "pybreaker.CircuitBreaker", *, failed: bool) -> None:
-    """Let the breaker count an outcome. The request is over: an answer is not lost because it can't be counted."""
-    from pybreaker import CircuitBreakerError
-
-    def outcome() -> None:
-        if failed:
-            raise _HostFails
-
-    try:
-        with suppress(CircuitBreakerError, _HostFails):
-            breaker.call(outcome)
-    except SQLAlchemyError as error:
-        _log.warning("circuit breaker %s: outcome not counted (%s)", breaker.name, type(error).__name__)
 
 
 def parse(model: type[Model], answer: Any, asked: str) -> Model:

@@ -110,6 +110,10 @@ class Accepted:
     waits: Callable[[], None]
 
 
+ENGINE_BREAKER = "engine"
+"""The circuit breaker of an engine over HTTP."""
+
+
 class EngineError(Exception):
     """A request that an engine did not answer with a verdict. Names recording and status; no URL, body or secret."""
 
@@ -126,7 +130,7 @@ class EngineUnavailable(EngineError):
 
 
 class EngineBusy(EngineUnavailable):
-    """The engine has as much to do as it takes (429): no fault of the recording's."""
+    """The engine has as much to do as it takes (429), or its circuit breaker is open: no fault of the recording's."""
 
 
 class EngineRefused(EngineError):

@@ -500,21 +500,3 @@ def create_engine_app(
         Route("/metrics", show_metrics),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
-
-
-def serve(app: Starlette, host: str, port: int) -> None:
-    """Run the service until SIGTERM or SIGINT; requests under way are answered first."""
-    import uvicorn
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=30,
-        limit_concurrency=1024,
-    )
