@@ -8,15 +8,23 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 from pydantic import BaseModel, ValidationError
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 BODY_SECONDS = 10.0
+HEAD_SECONDS = 10.0
+REQUEST_SECONDS = 60.0
+"""From the end of its headers to the end of its answer, for a client that doesn't read what it asked for."""
+MAX_OVERHEAD_BYTES = 64 * 2**10
+"""Of a request besides its body: headers, chunk framing, trailers."""
+MAX_UNFINISHED = 256
+"""Connections without a whole request; honest ones have it within milliseconds, so the oldest goes first."""
 
 _WEBHOOK_ID = re.compile(r"[A-Za-z0-9._:-]{1,256}")
 
@@ -61,6 +69,99 @@ async def read_body(request: Request, max_bytes: int, seconds: float = BODY_SECO
     except ClientDisconnect:
         raise Rejected(400, "disconnected", "the body ended early") from None
     return bytes(body)
+
+
+def bounded_connections(request_seconds: float = REQUEST_SECONDS) -> type[asyncio.Protocol]:
+    """The protocol for `uvicorn.run(http=...)`, whose connections end: one server for each call of this.
+
+    uvicorn waits for headers for ever and takes any length of them; and each connection counts against its
+    `limit_concurrency`, so that a thousand unfinished ones kept everybody else out.
+    """
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Bounded(HttpToolsProtocol):
+        unfinished: ClassVar[dict[asyncio.Protocol, asyncio.Transport]] = {}
+        _deadline: asyncio.TimerHandle | None = None
+        _overhead = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._wait_for_request()
+            if len(self.unfinished) > MAX_UNFINISHED:
+                self.unfinished.pop(next(iter(self.unfinished))).abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.unfinished.pop(self, None)
+            if self._deadline:
+                self._deadline.cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._overhead += len(data)
+            if self._overhead > MAX_OVERHEAD_BYTES and not self.transport.is_closing():
+                self._refuse("431 Request Header Fields Too Large")
+
+        def on_message_begin(self) -> None:
+            self._overhead = min(self._overhead, 0)
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._limit(request_seconds)
+
+        def on_body(self, body: bytes) -> None:
+            self._overhead -= len(body)
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            if not self.cycle.response_complete:
+                self.unfinished.pop(self, None)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.cycle.response_complete and not self.transport.is_closing():
+                self._wait_for_request()
+
+        def _wait_for_request(self) -> None:
+            self.unfinished.pop(self, None)
+            self.unfinished[self] = self.transport
+            self._limit(HEAD_SECONDS)
+
+        def _limit(self, seconds: float) -> None:
+            if self._deadline:
+                self._deadline.cancel()
+            self._deadline = self.loop.call_later(seconds, self._refuse, "408 Request Timeout")
+
+        def _refuse(self, status: str) -> None:
+            if self.cycle and not self.cycle.response_complete:
+                self.transport.abort()
+                return
+            self.transport.write(f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+            self.transport.close()
+
+    return Bounded
+
+
+def serve(app: Starlette, host: str, port: int, request_seconds: float = REQUEST_SECONDS) -> None:
+    """Run until SIGTERM or SIGINT; requests under way have 10 s more. No access log: paths hold tokens."""
+    import uvicorn
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        http=bounded_connections(request_seconds),
+        ws="none",
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=10,
+        limit_concurrency=1024,
+    )
 
 
 def verified(webhook: Webhook, body: bytes, headers: Mapping[str, str]) -> str:

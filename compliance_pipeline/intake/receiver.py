@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from compliance_pipeline import tallies
+from compliance_pipeline import asgi, breaker, tallies
 from compliance_pipeline.asgi import (
     BODY_SECONDS,
     Rejected,
@@ -36,6 +36,7 @@ from compliance_pipeline.clock import Clock, utc_now
 from compliance_pipeline.contracts.engine import stored_form
 from compliance_pipeline.contracts.event import RecordingEvent
 from compliance_pipeline.contracts.verdict import VerdictRefused, parse_verdict
+from compliance_pipeline.database import DatabaseDamaged
 from compliance_pipeline.intake import callbacks
 from compliance_pipeline.intake.callbacks import POLICY_PARAMETER, Message, MessageIdReused, UnknownRecording
 from compliance_pipeline.intake.events import minimise
@@ -101,9 +102,14 @@ class GroupCommit:
             return [*self._write(events)]
         except Exception as error:
             # A row that the database won't take must not take its neighbours with it; a database that is down would.
-            if len(events) == 1 or isinstance(error, OperationalError | OSError):
+            if len(events) == 1 or isinstance(error, OperationalError | DatabaseDamaged | OSError):
                 return [error] * len(events)
         return [result for event in events for result in self._stored([event])]
+
+
+def _what(error: Exception) -> str:
+    """Of other errors the text may quote what was stored."""
+    return str(error) if isinstance(error, DatabaseDamaged) else type(error).__name__
 
 
 def _resolve(futures: list[asyncio.Future[Stored]], results: list[Stored | Exception]) -> None:
@@ -132,6 +138,10 @@ class _Metrics:
         self.store = Histogram("store_seconds", "Time of one inbox transaction", (), "compliance", registry=registry)
         self._tallied: dict[str, int] = {}
         self.rows = Gauge("inbox_rows", "Rows of the inbox", ["state"], "compliance", registry=registry)
+        self.breakers = Gauge(
+            "breaker_open", "Circuit breakers: 1 open, 0.5 half-open, 0 closed", ["name"], "compliance",
+            registry=registry,
+        )  # fmt: skip
 
     def since_last_tally(self) -> dict[str, int]:
         """What was taken and refused since this was last asked and `tallied` was told, by the names of `tallies`."""
@@ -184,7 +194,7 @@ def create_app(
         try:
             stored = await commits.put(IncomingEvent(event, SOURCE, correlation_id, available_at))
         except Exception as error:
-            _log.error(line("storage", error=type(error).__name__, recording=event.recording_id))
+            _log.error(line("storage", error=_what(error), recording=event.recording_id))
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             raise Rejected(503, "storage", "the inbox can't store now: send again", headers=headers) from None
         outcome = "duplicate" if stored.duplicate else "accepted"
@@ -215,7 +225,7 @@ def create_app(
         except DataError:
             raise Rejected(422, "schema", "a text of the verdict can't be stored: no control characters") from None
         except SQLAlchemyError as error:
-            _log.error(line("storage", error=type(error).__name__, recording=verdict.recording_id))
+            _log.error(line("storage", error=_what(error), recording=verdict.recording_id))
             headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             raise Rejected(503, "storage", "the inbox can't store now: send again", headers=headers) from None
         outcome = "duplicate" if duplicate else "accepted"
@@ -234,8 +244,11 @@ def create_app(
         try:
             for state, count in (await asyncio.to_thread(inbox.counts)).items():
                 metrics.rows.labels(state.value).set(count)
+            for one in await asyncio.to_thread(breaker.states, inbox.engine, clock()):
+                metrics.breakers.labels(one.name).set({"open": 1.0, "half-open": 0.5}.get(one.state, 0.0))
         except Exception as error:
             metrics.rows.clear()
+            metrics.breakers.clear()
             _log.error(line("metrics", error=type(error).__name__))
         return figures(metrics.registry)
 
@@ -261,7 +274,7 @@ def create_app(
         try:
             await asyncio.to_thread(inbox.create)
         except Exception as error:  # starts anyway: /readyz says so, and the first event tries again
-            _log.error(line("storage", error=type(error).__name__))
+            _log.error(line("storage", error=_what(error)))
         ended = asyncio.Event()
         keeping = asyncio.create_task(keep_tally(ended))
         yield
@@ -283,18 +296,4 @@ def create_app(
 
 
 def serve(settings: Settings) -> None:
-    """Run the receiver until SIGTERM or SIGINT; requests under way are answered first."""
-    import uvicorn
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.receiver_port,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=10,
-        limit_concurrency=1024,
-    )
+    asgi.serve(create_app(settings), settings.host, settings.receiver_port)
