@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,24 @@ from urllib.parse import urlsplit
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from compliance_pipeline import consume_cli, platform_cli, policy_cli
+from compliance_pipeline import (
+    audit_cli,
+    consume_cli,
+    doctor_cli,
+    evidence_cli,
+    keys_cli,
+    platform_cli,
+    policy_cli,
+    remediation_cli,
+    retention_cli,
+)
 from compliance_pipeline.sandbox import cli as sandbox_cli
 from compliance_pipeline.settings import Settings
 
@@ -76,6 +88,11 @@ def settings_or_exit() -> Settings:
             for fault in error.errors()
         ]
         raise fail("; ".join(faults) + ". Mend the variable (or the line of .env) and start again.") from None
+    except SettingsError as error:
+        # The text of its cause quotes the value.
+        field = re.search(r'field "(\w+)"', str(error))
+        variable = f"COMPLIANCE_{field[1].upper()}" if field else "a COMPLIANCE_* variable"
+        raise fail(f"{variable}: not valid JSON. Mend it (or the line of .env) and start again.") from None
 
 
 def offset(milliseconds: int) -> str:
@@ -109,13 +126,17 @@ def up(
     settings = settings_or_exit()
     platform = urlsplit(settings.platform_url)
     sandboxed = settings.is_sandboxed
-    ports = {"--web-port": web_port, "COMPLIANCE_RECEIVER_PORT": settings.receiver_port}
+    ports = {
+        "--web-port": web_port,
+        "COMPLIANCE_RECEIVER_PORT": settings.receiver_port,
+        "COMPLIANCE_EVIDENCE_PORT": settings.evidence_port,
+    }
     if sandboxed:
         ports["COMPLIANCE_PLATFORM_URL"] = platform.port or 80
     for variable, port in ports.items():
         if is_open(port):
             raise fail(f"port {port} is in use by another program; choose another one with {variable}")
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(settings.home / "up.lock", timeout=0)
     try:
         load_policy(settings.policy)
@@ -175,6 +196,14 @@ app.add_typer(policy_cli.app, name="policy")
 app.add_typer(platform_cli.app, name="platform")
 app.command("consume")(consume_cli.consume)
 app.add_typer(sandbox_cli.app, name="sandbox")
+app.add_typer(remediation_cli.app, name="remediation")
+app.add_typer(evidence_cli.app, name="evidence")
+app.add_typer(audit_cli.app, name="audit")
+app.add_typer(retention_cli.app, name="retention")
+app.command("hold")(retention_cli.hold)
+app.command("review")(retention_cli.review)
+app.add_typer(keys_cli.app, name="keys")
+app.command("doctor")(doctor_cli.doctor)
 engine_app = typer.Typer(no_args_is_help=True, help="The screening engine as a service of its own.")
 app.add_typer(engine_app, name="engine")
 
@@ -192,11 +221,11 @@ def serve_engine() -> None:
 
         COMPLIANCE_ENGINE_HOSTS='["127.0.0.1"]' compliance engine serve
     """
+    from compliance_pipeline import asgi
     from compliance_pipeline.screening.engine import from_settings
     from compliance_pipeline.screening.policy import PolicyError, load_policy
     from compliance_pipeline.screening.recogniser import RecogniserError
     from compliance_pipeline.screening.service import create_engine_app
-    from compliance_pipeline.screening.service import serve as serve_app
 
     settings = settings_or_exit()
     try:
@@ -212,7 +241,8 @@ def serve_engine() -> None:
         hosts=settings.engine_hosts,
         keys={name: key.get_secret_value() for name, key in settings.engine_keys.items()},
     )
-    serve_app(service, settings.host, settings.engine_port)
+    # Without a callback address the answer waits for the screening.
+    asgi.serve(service, settings.host, settings.engine_port, request_seconds=600.0)
 
 
 @app.command("await-port", hidden=True)
@@ -253,11 +283,11 @@ def scan(
     from compliance_pipeline.scan import scan as run_scan
     from compliance_pipeline.screening.policy import PolicyError
     from compliance_pipeline.screening.recogniser import RecogniserError
-    from compliance_pipeline.warehouse.warehouse import WarehouseBusy
+    from compliance_pipeline.warehouse.warehouse import WarehouseError
 
     try:
         result = _with_progress("screening", run_scan(path, settings_or_exit()), ScanResult)
-    except (PlatformError, ScanInProgress, PolicyError, RecogniserError, WarehouseBusy) as error:
+    except (PlatformError, ScanInProgress, PolicyError, RecogniserError, WarehouseError) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
         err.print("stopped; scan again, and it goes on with what is left")

@@ -169,7 +169,7 @@ def stage_times(warehouse: Warehouse, without: Sequence[str] = ()) -> list[dict[
 
 @cache
 def _violations_with_a_callback() -> set[str]:
-    return {rule.violation_type for rule in load_policy().rules if Action.SUPERVISOR_CALLBACK in rule.actions}
+    return {rule.violation_type for rule in load_policy().rules if rule.wants(Action.SUPERVISOR_CALLBACK)}
 
 
 def _outcome(

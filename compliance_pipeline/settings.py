@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     engine_keys: dict[str, Secret[Base64Bytes]] = Field(
         default={}, description="keys by which the served engine opens sealed media (JSON: id to base64, 32 bytes)"
     )
+    engine_seal_key: dict[str, Secret[Base64Bytes]] = Field(
+        default={},
+        max_length=1,
+        description="key by which media for an HTTP engine are sealed (JSON: its id to base64, 32 bytes)",
+    )
     receiver_url: str | None = Field(
         default=None, description="where an HTTP engine reaches the receiver; default: its own address"
     )
@@ -91,11 +96,27 @@ class Settings(BaseSettings):
         description="interactions with planted numbers, checked each day for what the platform's redaction leaves "
         "(JSON list of CHANNEL=ID; `compliance platform redaction-check` says how to make them)",
     )
+    notify_urls: dict[str, SecretStr] = Field(
+        default={}, description="where the policy's `notify` and alerts go: JSON, channel to an Apprise URL (`alerts`)"
+    )
+    vault_url: str | None = Field(
+        default=None,
+        description="where clips and originals lie, encrypted: file://, s3://, az://, gs://; default: in the home",
+    )
+    vault_key: str | None = Field(
+        default=None,
+        description="what wraps data keys: `aws-kms://KEY-ARN` (extra `kms`); default: a key file in the home folder",
+    )
+    keep_originals: bool = Field(
+        default=False, description="whole recordings of what was flagged are kept in the vault, encrypted"
+    )
+    evidence_port: int = Field(default=8085, ge=1, le=65535, description="port that evidence is played from")
+    link_seconds: int = Field(default=300, ge=1, description="how long a link to evidence works")
     sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
     objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
-    max_attempts: int = Field(default=12, description="tries of a recording before it goes to the dead letters")
+    max_attempts: int = Field(default=12, description="tries of a recording, and of each action, before it is given up")
     longest_backoff_seconds: float = Field(
-        default=120.0, gt=0, description="longest wait between two tries of a recording"
+        default=120.0, gt=0, description="longest wait between two tries of a recording or action"
     )
     claim_seconds: float = Field(default=60.0, description="after this a silent run's recordings are given back")
     fetch_workers: int = Field(default=4, description="recordings fetched and screened at a time in one run")
@@ -111,6 +132,13 @@ class Settings(BaseSettings):
             fits = False
         if value and not fits:
             raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+        return value
+
+    @field_validator("engine_keys", "engine_seal_key")
+    @classmethod
+    def _seals(cls, value: dict[str, Secret[bytes]]) -> dict[str, Secret[bytes]]:
+        if any(len(key.get_secret_value()) != 32 for key in value.values()):
+            raise ValueError("each key must be the base64 of 32 bytes")
         return value
 
     @field_validator("home")
@@ -155,6 +183,10 @@ class Settings(BaseSettings):
     def platform_client_secret(self) -> str:
         return self._secret(self.client_secret, "client")
 
+    @property
+    def ledger_signing_key(self) -> str:
+        return self._secret(None, "ledger")
+
     def _secret(self, given: SecretStr | None, name: str, prefix: str = "") -> str:
         """The given secret, else the one in `<home>/secrets/<name>`, made there (0600) by whoever comes first."""
         if given is not None:
@@ -166,10 +198,18 @@ class Settings(BaseSettings):
             made = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}"
             with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(prefix + b64encode(secrets.token_bytes(32)).decode())
+                file.flush()
+                os.fsync(file.fileno())
             try:
                 os.link(made, path)
             except FileExistsError:
                 pass
             finally:
                 made.unlink()
+            # What is signed or wrapped by it must not outlast it in a power cut.
+            names = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(names)
+            finally:
+                os.close(names)
         return path.read_text().strip()

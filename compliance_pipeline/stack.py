@@ -52,6 +52,7 @@ def wait_for_port(port: int, timeout_s: float) -> None:
 def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_options: str = "") -> dict[str, str]:
     """Lay out the data folder and return the variables that the Procfile's commands need."""
     home = settings.home
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     dagster_home = home / "dagster"
     dagster_home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
@@ -137,9 +138,18 @@ class Stack:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def pause(self, name: str) -> None:
+        """Let the process and its children stand still, as on a machine that hangs; `resume` lets them go on."""
+        _signal_group(self._processes[name], signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        _signal_group(self._processes[name], signal.SIGCONT)
+
     def stop(self) -> None:
         for process in self._processes.values():
             _signal_group(process, signal.SIGTERM)
+            # A process that stands still would not hear it.
+            _signal_group(process, signal.SIGCONT)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for process in self._processes.values():
             try:

@@ -1,10 +1,11 @@
-"""Looking for clear values in all that the system wrote: raw, respaced, UTF-16, base64, compressed cells.
+"""Looking for clear values in all that the system wrote: raw, respaced, UTF-16, base64, compressed cells, zips.
 What was planted comes in from the caller; what a leak says never quotes the value."""
 
 import base64
 import binascii
 import re
 import sqlite3
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -123,6 +124,9 @@ def _texts(path: Path) -> Iterator[Text]:
         yield from _sqlite_cells(path)
     elif content[8:12] == b"DUCK":
         yield from _duckdb_cells(path)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield from (archive.read(name) for name in archive.namelist())
 
 
 def _sqlite_cells(path: Path) -> Iterator[Text]:

@@ -28,6 +28,14 @@ def test_a_bad_setting_is_named_with_its_variable(port: str, monkeypatch: pytest
     assert "COMPLIANCE_RECEIVER_PORT: Input should be" in message
 
 
+def test_a_setting_that_is_no_json_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPLIANCE_NOTIFY_URLS", '{"alerts": "mailto://user:hunter2')
+    code, message = said("inbox")
+    assert code == 1
+    assert "COMPLIANCE_NOTIFY_URLS: not valid JSON" in message
+    assert "hunter2" not in message
+
+
 def test_a_port_that_is_taken_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -14,6 +14,7 @@ from compliance_pipeline import steps
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.orchestration.partitions import hourly
 from compliance_pipeline.orchestration.resources import PipelineResource
+from compliance_pipeline.remediate import remediate_batch
 from compliance_pipeline.warehouse.warehouse import MARTS
 
 if TYPE_CHECKING:
@@ -138,13 +139,14 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
     pool=WAREHOUSE_POOL,
 )
 def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
-    """What was done about each violation on the platform: tag, work item, supervisor callback; each exactly once."""
+    """What the policy asks for each violation, done on the platform once; a message at most once."""
     batch = batch_of(context)
-    report = steps.remediate_batch(pipeline.pipeline, batch)
+    report = remediate_batch(pipeline.pipeline, batch)
     return dg.MaterializeResult(
         metadata={
             **{f"{action} done": count for action, count in sorted(report.done.items())},
             **{f"{action} failed": count for action, count in sorted(report.failed.items())},
+            **{f"{action} given up": count for action, count in sorted(report.dead.items())},
             "recordings settled": report.settled,
             **table_metadata(pipeline.pipeline, "remediations", batch),
         }
@@ -222,6 +224,104 @@ def redaction(pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]
                 if results
                 else "No samples: `compliance platform redaction-check` says how to make them; name them in "
                 "COMPLIANCE_REDACTION_SAMPLES.",
+            )
+        ],
+    )
+
+
+class LedgerConfig(dg.Config):
+    whole: bool = Field(default=False, description="Check every entry; otherwise those since the last seal.")
+
+
+@dg.asset(
+    deps=[remediations],
+    group_name="assurance",
+    owners=OWNERS,
+    kinds={"python"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "ledger_is_unbroken",
+            asset="ledger",
+            description="No entry of the audit trail was changed, removed or put in another order.",
+        )
+    ],
+)
+def ledger(config: LedgerConfig, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+    """The audit trail: verified, then sealed with a signature. The head is shown here, where the database that holds
+    the trail can't change it."""
+    from compliance_pipeline import audit
+
+    work = pipeline.pipeline
+    engine, settings = work.inbox.engine, work.settings
+    found = audit.verify(engine, settings, since_seal=not config.whole)
+    sealed = audit.seal(engine, settings, work.clock()) if found.is_unbroken else None
+    yield dg.MaterializeResult(
+        metadata={
+            "entries": found.entries,
+            "entries checked": found.checked,
+            "head": sealed.hash if sealed else found.head,
+            "sealed up to entry": last.seq if (last := sealed or found.sealed) else 0,
+            "key": found.key or "made with the first seal",
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="ledger_is_unbroken",
+                passed=found.is_unbroken,
+                description=f"{found.checked} entries checked, {found.fault_count} faults.",
+                metadata={f"entry {fault.seq}": fault.what for fault in found.faults},
+            )
+        ],
+    )
+
+
+LOOK_AHEAD = timedelta(days=30)
+
+
+@dg.asset(
+    deps=[evidence],
+    group_name="assurance",
+    owners=OWNERS,
+    kinds={"python"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "nothing_is_kept_for_longer_than_allowed",
+            asset="retention",
+            description="What was due was deleted, or a legal hold has it.",
+        )
+    ],
+)
+def retention(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
+    """What the vault may no longer keep, deleted; and what will be within 30 days. A legal hold beats every rule."""
+    from compliance_pipeline import custody, purge
+    from compliance_pipeline.media.vault import vault_of
+    from compliance_pipeline.retention import Outcome, apply, plan_retention
+
+    work = pipeline.pipeline
+    engine, now = work.inbox.engine, work.clock()
+    vault = vault_of(work.settings, engine)
+    try:
+        planned = plan_retention(work.warehouse, vault, engine, work.policy.retention, now + LOOK_AHEAD)
+        outcomes = apply(engine, vault, planned, f"run {context.run.run_id}", now)
+    finally:
+        vault.close()
+    purge.settle(work.warehouse, engine, work.platform, (), custody.ACTOR, now)
+    due = [deletion for deletion, _ in outcomes]
+    coming = [deletion for deletion in planned if deletion not in due]
+    lines = ["| recording | what | when | why | held |", "|---|---|---|---|---|"]
+    lines += [f"| {d.recording_id} | {d.what} | {d.due:%Y-%m-%d} | {d.why} | {d.held or ''} |" for d in coming[:100]]
+    counts = {outcome: sum(result is outcome for _, result in outcomes) for outcome in Outcome}
+    yield dg.MaterializeResult(
+        metadata={
+            **{outcome.value: count for outcome, count in counts.items()},
+            "due within 30 days": len(coming),
+            "purges taken up": purge.reopen_due(work.warehouse, work.inbox, work.policy, now),
+            "next": dg.MetadataValue.md("\n".join(lines)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="nothing_is_kept_for_longer_than_allowed",
+                passed=not counts[Outcome.FAILED],
+                description=f"{counts[Outcome.FAILED]} deletions failed; the next run tries them again.",
             )
         ],
     )

@@ -2,7 +2,13 @@
 
 import dagster as dg
 
-from compliance_pipeline.orchestration.sensors import UNDER_WAY, check_redaction, reconcile
+from compliance_pipeline.orchestration.sensors import (
+    UNDER_WAY,
+    apply_retention,
+    check_redaction,
+    reconcile,
+    seal_ledger,
+)
 
 NO_RETRY = {"dagster/max_retries": "0"}
 """The next tick is the retry."""
@@ -34,4 +40,27 @@ redaction_schedule = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     tags=NO_RETRY,
     description="Each night: whether the platform's redaction hides what was planted in sample interactions.",
+)
+
+
+@dg.schedule(
+    job=seal_ledger,
+    cron_schedule="7 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every hour what the audit trail got since the last seal is verified and sealed; each night all of it.",
+)
+def ledger_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    whole = context.scheduled_execution_time.hour == 3
+    return dg.RunRequest(run_config={"ops": {"ledger": {"config": {"whole": whole}}}}, tags=NO_RETRY)
+
+
+retention_schedule = dg.ScheduleDefinition(
+    name="retention_schedule",
+    job=apply_retention,
+    cron_schedule="30 2 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    tags=NO_RETRY,
+    description="Each night: what the vault may no longer keep is deleted.",
 )

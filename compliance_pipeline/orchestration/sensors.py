@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import dagster as dg
 
 from compliance_pipeline.clock import utc_now
-from compliance_pipeline.steps import ENGINE_BREAKER, TRIGGER_TAG, TRIGGERED_BY_INBOX
+from compliance_pipeline.screening.engine import ENGINE_BREAKER
+from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import Inbox, PartitionWork
@@ -29,7 +29,7 @@ UNDER_WAY = [*_WAITING, dg.DagsterRunStatus.STARTED]
 
 flag_recordings = dg.define_asset_job(
     "flag_recordings",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.assets("evidence", "reconciliation", "redaction"),
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups("assurance") - dg.AssetSelection.assets("evidence"),
     executor_def=dg.in_process_executor,
     description="One micro-batch of an hour: from newly available recordings to flags, remediation and figures.",
 )
@@ -56,6 +56,22 @@ check_redaction = dg.define_asset_job(
     selection=dg.AssetSelection.assets("redaction"),
     executor_def=dg.in_process_executor,
     description="Reads the sample interactions with planted numbers as the platform gives them out.",
+)
+
+
+seal_ledger = dg.define_asset_job(
+    "seal_ledger",
+    selection=dg.AssetSelection.assets("ledger"),
+    executor_def=dg.in_process_executor,
+    description="Verifies the audit trail and signs its head.",
+)
+
+
+apply_retention = dg.define_asset_job(
+    "apply_retention",
+    selection=dg.AssetSelection.assets("retention"),
+    executor_def=dg.in_process_executor,
+    description="Deletes from the vault what may no longer be kept, unless a legal hold has it.",
 )
 
 
@@ -119,29 +135,30 @@ def recording_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.settings import Settings
 
-    settings = Settings()
-    inbox = Inbox(settings.inbox_database_url)
+    inbox = Inbox(Settings().inbox_database_url)
     try:
         inbox.create()
-        platform = f"platform:{urlsplit(settings.platform_url).hostname}"
-        return look(inbox, context.instance, breakers=(ENGINE_BREAKER, platform))
+        return look(inbox, context.instance)
     finally:
         inbox.close()
 
 
-def look(
-    inbox: "Inbox",
-    instance: dg.DagsterInstance,
-    hold_s: float = HOLD_S,
-    breakers: Sequence[str] = (ENGINE_BREAKER,),
-) -> dg.SensorResult | dg.SkipReason:
-    """One tick: the runs that are wanted, or why none is, after at most `hold_s`. Holds while any breaker is open."""
-    from compliance_pipeline.breaker import circuit_breaker, held_until
+def holds_runs(breaker: str) -> bool:
+    """Whether no recording can be screened while it is open. A media host has some recordings' media only; what the
+    platform has of its own under `host/part` is for what the pipeline can do without."""
+    return breaker == ENGINE_BREAKER or (breaker.startswith("platform:") and "/" not in breaker)
+
+
+def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -> dg.SensorResult | dg.SkipReason:
+    """One tick: the runs that are wanted, or why none is, after at most `hold_s`. Holds while a breaker is open that
+    `holds_runs`; goes on when it is due for its probes, for only runs make them."""
+    from compliance_pipeline.breaker import states
 
     def held() -> dg.SkipReason | None:
-        for name in breakers:
-            if until := held_until(circuit_breaker(inbox.engine, name), utc_now()):
-                return dg.SkipReason(f"{name} failed repeatedly: its circuit breaker holds until {until:%H:%M:%S} UTC.")
+        now = utc_now()
+        for one in states(inbox.engine, now):
+            if one.held_until and holds_runs(one.name):
+                return dg.SkipReason(f"{one.name} has failed: its circuit breaker holds until {one.held_until:%T} UTC.")
         return None
 
     wanted = [] if held() else wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
@@ -185,3 +202,19 @@ def evidence_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.S
     if not hours_that_lack_evidence(warehouse, engine.version, now - EVIDENCE_LOOK_BACK, now):
         return dg.SkipReason("Every finding has its clip, or a reason why there is none.")
     return dg.RunRequest()
+
+
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def alert_sensor(_context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Tells people what needs them: to the channel `alerts`, and to the log. Starts no run."""
+    from compliance_pipeline.alerts import send_due
+    from compliance_pipeline.database import connect
+    from compliance_pipeline.settings import Settings
+
+    settings = Settings()
+    operational = connect(settings.inbox_database_url)
+    try:
+        report = send_due(operational, settings.notify_urls, utc_now())
+    finally:
+        operational.dispose()
+    return dg.SkipReason(report)

@@ -1,7 +1,10 @@
 """The main job on real processes: what came out, what Dagster says of it, and what must not be found anywhere."""
 
 import base64
+import json
 import sqlite3
+import subprocess
+import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import pytest
 
 from compliance_pipeline.demo import STAGES, Result, collect
 from compliance_pipeline.orchestration.checks import QUESTIONS
-from compliance_pipeline.orchestration.sensors import flag_recordings
+from compliance_pipeline.orchestration.sensors import flag_recordings, keep_evidence, seal_ledger
 from compliance_pipeline.sandbox.calls import demo_plan
 from compliance_pipeline.settings import Settings
 from compliance_pipeline.stack import Stack
@@ -45,9 +48,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         start_all(stack)
         seconds = settle(stack, timeout_s=240)
         result = collect(stack, seconds)
+        for job in (keep_evidence.name, seal_ledger.name):
+            _run(stack, f"dagster job execute -m compliance_pipeline.definitions -j {job}")
+        for outcome in result.outcomes:
+            if outcome.truth != "NO_VIOLATION":
+                bundle = home / f"bundle-{outcome.recording_id}.zip"
+                _run(stack, f"compliance audit export {outcome.recording_id} --out {bundle}")
         # Killed, so that it leaves its write-ahead log as it is.
         stack.kill("receiver")
     return Demo(home, result)
+
+
+def _run(stack: Stack, command: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=stack.environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +105,26 @@ def test_the_latency_table_has_every_stage(demo: Demo) -> None:
 def test_every_run_succeeded(demo: Demo, instance: dg.DagsterInstance) -> None:
     runs = instance.get_runs()
     assert runs
-    assert {run.job_name for run in runs} == {flag_recordings.name}
+    assert {run.job_name for run in runs} == {flag_recordings.name, keep_evidence.name, seal_ledger.name}
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+
+
+def _hours(instance: dg.DagsterInstance) -> set[str]:
+    runs = instance.get_runs(dg.RunsFilter(job_name=flag_recordings.name))
+    return {run.tags["dagster/partition"] for run in runs}
 
 
 def test_every_asset_is_materialized_in_every_hour_that_had_recordings(
     demo: Demo, instance: dg.DagsterInstance
 ) -> None:
-    hours = {run.tags["dagster/partition"] for run in instance.get_runs()}
+    hours = _hours(instance)
     names = ("recordings", "media", "verdicts", "remediations", "latency_by_hour", "violations_by_hour")
     for name in names:
         assert instance.get_materialized_partitions(dg.AssetKey(name)) == hours
 
 
 def test_the_latest_result_of_every_check_is_that_it_passed(demo: Demo, instance: dg.DagsterInstance) -> None:
-    hours = {run.tags["dagster/partition"] for run in instance.get_runs()}
+    hours = _hours(instance)
     for question, asset in QUESTIONS.items():
         key = dg.AssetCheckKey(dg.AssetKey(asset), question.__name__)
         # Latest first: of each hour the first counts.
@@ -123,12 +144,15 @@ def test_the_latest_result_of_every_check_is_that_it_passed(demo: Demo, instance
 @pytest.fixture(scope="module")
 def canaries(demo: Demo) -> Canaries:
     settings = Settings(home=demo.home)
+    keyset = json.loads((demo.home / "secrets" / "vault_key").read_text())
     return Canaries(
         planted_by_demo(SEED, COUNT, SPREAD_S),
         {
             "the client secret": settings.platform_client_secret,
             "the webhook secret": settings.webhook_signing_secret,
             "the key of participant tokens": settings.participant_token_key,
+            "the key of the ledger's seals": settings.ledger_signing_key,
+            "the key of the vault": keyset["key"][0]["keyData"]["value"],
         },
     )
 
@@ -145,6 +169,9 @@ def test_no_clear_value_is_in_any_file_that_the_system_wrote(demo: Demo, canarie
     }
     assert expected | {f"logs/{name}.log" for name in ("receiver", "code", "daemon", "sandbox")} <= files
     assert any("compute_logs" in name for name in files)
+    assert any(name.startswith("vault/") for name in files)
+    bundles = [demo.home / name for name in files if name.endswith(".zip")]
+    assert any("clips/" in name for bundle in bundles for name in zipfile.ZipFile(bundle).namelist())
 
     leaks, swept = canaries.sweep(demo.home)
     assert leaks == []
@@ -204,7 +231,7 @@ def test_the_sweep_finds_one_planted_value_in_each_kind_of_file(tmp_path: Path, 
         leaks, swept = looking.sweep(tmp_path)
     finally:
         wal.close()
-    assert swept >= 7
+    assert swept >= 8
     card = f"a number of {len(CARD)} digits of call"
     found = {leak.file for leak in leaks if leak.what == card}
     assert found >= {
@@ -214,6 +241,7 @@ def test_the_sweep_finds_one_planted_value_in_each_kind_of_file(tmp_path: Path, 
         "inbox.db-wal",
         "warehouse.duckdb",
         "warehouse.duckdb.lock",
+        "bundle.zip",
         f"{CARD}.tmp",
     }
     # Where secrets may lie: no leak there. Anywhere else: one.
@@ -230,6 +258,8 @@ def _plant(home: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(said + " whsec_" + TOKEN)
     (home / f"{CARD}.tmp").touch()
+    with zipfile.ZipFile(home / "bundle.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("warehouse/findings.json", said)
     (home / "secrets").mkdir()
     (home / "secrets" / "webhook").write_text("whsec_" + TOKEN)
     index = home / "dagster/history/runs/index.db"

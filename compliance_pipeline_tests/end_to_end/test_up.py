@@ -67,13 +67,14 @@ def test_the_web_ui_shows_the_assets_and_the_running_sensors(tmp_path: Path) -> 
     (repository,) = location["repositories"]
     running = {"status": "RUNNING"}
     assert sorted(repository["sensors"], key=lambda sensor: str(sensor["name"])) == [
+        {"name": "alert_sensor", "sensorState": running},
         {"name": "evidence_sensor", "sensorState": running},
         {"name": "recording_sensor", "sensorState": running},
     ]
     assets = {"/".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
     assert assets == {
         *("recordings", "media", "verdicts", "remediations", "evidence"),
-        *("latency_by_hour", "violations_by_hour", "reconciliation", "redaction"),
+        *("latency_by_hour", "violations_by_hour", "reconciliation", "redaction", "ledger", "retention"),
     }
 
 
@@ -95,10 +96,11 @@ def _read(path: Path) -> bytes:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes that are left through /proc")
 def test_ctrl_c_stops_everything_and_is_no_failure(tmp_path: Path) -> None:
-    web, receiver, platform = free_port(), free_port(), free_port()
+    web, receiver, platform, evidence = free_port(), free_port(), free_port(), free_port()
     variables = {
         "COMPLIANCE_HOME": str(tmp_path),
         "COMPLIANCE_RECEIVER_PORT": str(receiver),
+        "COMPLIANCE_EVIDENCE_PORT": str(evidence),
         "COMPLIANCE_PLATFORM_URL": f"http://127.0.0.1:{platform}",
     }
     command = [str(Path(sys.executable).with_name("compliance")), "up", "--web-port", str(web), "--interval", "1"]
@@ -112,6 +114,7 @@ def test_ctrl_c_stops_everything_and_is_no_failure(tmp_path: Path) -> None:
         for url in (
             f"http://127.0.0.1:{receiver}/readyz",
             f"http://127.0.0.1:{platform}/healthz",
+            f"http://127.0.0.1:{evidence}/healthz",
             f"http://127.0.0.1:{web}/server_info",
         ):
             until(f"answer of {url}", lambda url=url: process.poll() is not None or answers(url), log)  # type: ignore[misc]

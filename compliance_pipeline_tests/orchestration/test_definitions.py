@@ -27,7 +27,13 @@ EXPECTED = {
 }
 
 
-APART = {"evidence": "keep_evidence", "reconciliation": "reconcile", "redaction": "check_redaction"}
+APART = {
+    "evidence": "keep_evidence",
+    "reconciliation": "reconcile",
+    "redaction": "check_redaction",
+    "ledger": "seal_ledger",
+    "retention": "apply_retention",
+}
 """Asset → the job that makes it."""
 
 
@@ -45,7 +51,7 @@ def test_the_definitions_load_and_validate(definitions: dg.Definitions) -> None:
     assert sensor.job_name == "flag_recordings"
 
 
-def test_there_are_six_assets_of_an_hour_and_three_apart(definitions: dg.Definitions) -> None:
+def test_there_are_six_assets_of_an_hour_and_five_apart(definitions: dg.Definitions) -> None:
     assert {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()} == {*EXPECTED, *APART}
 
 
@@ -63,7 +69,13 @@ def test_what_no_flag_waits_for_stands_apart_from_the_flagging_runs(definitions:
 
 
 @pytest.mark.parametrize(
-    ("name", "job"), [("reconcile_schedule", "reconcile"), ("redaction_schedule", "check_redaction")]
+    ("name", "job"),
+    [
+        ("reconcile_schedule", "reconcile"),
+        ("redaction_schedule", "check_redaction"),
+        ("ledger_schedule", "seal_ledger"),
+        ("retention_schedule", "apply_retention"),
+    ],
 )
 def test_the_clocks_jobs_are_on_from_the_start(definitions: dg.Definitions, name: str, job: str) -> None:
     schedule = definitions.resolve_schedule_def(name)
@@ -103,6 +115,8 @@ def test_each_question_is_a_partitioned_check_of_its_asset(definitions: dg.Defin
         "nothing_is_missing": "reconciliation",
         "deliveries_arrive": "reconciliation",
         "redaction_hides_what_was_planted": "redaction",
+        "ledger_is_unbroken": "ledger",
+        "nothing_is_kept_for_longer_than_allowed": "retention",
     }
     assert {(key.name, key.asset_key.to_user_string()) for key in graph.asset_check_keys} == {
         *expected.items(), *by_the_clock.items(),

@@ -1,17 +1,24 @@
 """The job in process, with a real Dagster instance on disk and a real platform: what Dagster then shows."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
+from compliance_pipeline.contracts.policy import RetentionRule
 from compliance_pipeline.definitions import compliance_pipeline
 from compliance_pipeline.intake.inbox import State
+from compliance_pipeline.media.vault import vault_of
 from compliance_pipeline.orchestration.sensors import evidence_sensor
+from compliance_pipeline.retention import hold
 from compliance_pipeline.sandbox.calls import Kind
+from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
 from compliance_pipeline_tests.orchestration.test_definitions import EXPECTED
 from compliance_pipeline_tests.workshop import CLIENT, Workshop, recording, workshop
@@ -183,4 +190,68 @@ def test_the_evidence_of_a_flagged_call_follows_in_a_job_of_its_own(dagster: Dag
     assert isinstance(ticked(), dg.SkipReason), "done once"
     [after] = shop.rows("latest_verdicts")
     assert after["evidence_snippet"].startswith("evidence/")
-    assert (shop.pipeline.settings.home / after["evidence_snippet"]).is_file()
+    with closing(vault_of(shop.pipeline.settings, shop.inbox.engine)) as vault:
+        assert b"".join(vault.read(after["recording_id"], after["evidence_snippet"])).startswith(b"fLaC")
+
+
+def job_of(dagster: Dagster, name: str) -> tuple[dict[str, Any], bool]:
+    """The metadata of the one asset that the job makes, and whether its check passed."""
+    result = compliance_pipeline().resolve_job_def(name).execute_in_process(instance=dagster.instance)
+    assert result.success
+    [metadata] = metadata_of(result).values()
+    [check] = result.get_asset_check_evaluations()
+    return metadata, check.passed
+
+
+def test_the_ledger_is_sealed_by_a_job_and_a_changed_entry_fails_its_check_and_gets_no_seal(dagster: Dagster) -> None:
+    dagster.shop.announce(CARD)
+    dagster.shop.run()
+    sealed, passed = job_of(dagster, "seal_ledger")
+    assert passed
+    assert sealed["sealed up to entry"] == sealed["entries"] > 0
+    dagster.shop.announce(SSN)
+    dagster.shop.run()
+    with closing(sqlite3.connect(dagster.shop.pipeline.settings.home / "inbox.db")) as database, database:
+        for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f'DROP TRIGGER "{trigger}"')
+        database.execute("UPDATE ledger SET actor = 'nobody' WHERE seq = (SELECT max(seq) FROM ledger)")
+    after, passed = job_of(dagster, "seal_ledger")
+    assert not passed
+    assert after["sealed up to entry"] == sealed["sealed up to entry"]
+
+
+def test_what_is_due_is_deleted_by_a_job_unless_held_and_what_can_t_be_fails_its_check(
+    dagster: Dagster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = dagster.shop
+    settings, operational = shop.pipeline.settings, shop.inbox.engine
+    called, held = recording(Kind.VOICE_TONES), recording(Kind.VOICE_TONES, 2)
+    shop.announce(called, held)
+    assert dagster.run().success
+    assert compliance_pipeline().resolve_job_def("keep_evidence").execute_in_process(instance=dagster.instance).success
+    metadata, passed = job_of(dagster, "apply_retention")
+    assert passed
+    assert metadata["deleted"] == 0
+
+    pack = load_policy(None)
+    at_once = RetentionRule(name="at-once", data="clip", days=0)
+    short = tmp_path / "short.yaml"
+    short.write_text(pack.model_copy(update={"retention": (at_once,)}).model_dump_json(exclude_unset=True))
+    monkeypatch.setenv("COMPLIANCE_POLICY", str(short))
+    hold(operational, held.recording_id, "a dispute", "a lawyer", shop.clock())
+    with operational.begin() as connection:
+        connection.execute(
+            sa.text("CREATE TRIGGER broken BEFORE UPDATE ON data_keys BEGIN SELECT RAISE(ABORT, ''); END")
+        )
+    metadata, passed = job_of(dagster, "apply_retention")
+    assert not passed
+    assert (metadata["deleted"], metadata["held"], metadata["failed"]) == (0, 1, 1)
+
+    with operational.begin() as connection:
+        connection.execute(sa.text("DROP TRIGGER broken"))
+    metadata, passed = job_of(dagster, "apply_retention")
+    assert passed, "nothing had to be done by hand"
+    assert (metadata["deleted"], metadata["held"], metadata["failed"]) == (1, 1, 0)
+    with closing(vault_of(settings, operational)) as vault:
+        assert vault.names(called.recording_id) == []
+        assert vault.names(held.recording_id)

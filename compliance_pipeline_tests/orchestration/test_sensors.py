@@ -1,5 +1,6 @@
 """The sensor over a real inbox and a real Dagster instance: which runs it asks for, and when it holds."""
 
+import json
 import threading
 import time
 import uuid
@@ -15,16 +16,25 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compliance_pipeline.breaker import circuit_breaker
+from compliance_pipeline.breaker import PROBES, admitted, circuit_breaker, tell
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.definitions import compliance_pipeline
 from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.intake.inbox import Inbox, PartitionWork
 from compliance_pipeline.orchestration.partitions import hourly
-from compliance_pipeline.orchestration.sensors import OFFER_AGAIN, flag_recordings, look, recording_sensor, run_key
+from compliance_pipeline.orchestration.sensors import (
+    OFFER_AGAIN,
+    alert_sensor,
+    flag_recordings,
+    look,
+    recording_sensor,
+    run_key,
+)
 from compliance_pipeline.sandbox.calls import Kind
-from compliance_pipeline.steps import ENGINE_BREAKER, TRIGGER_TAG, TRIGGERED_BY_INBOX
+from compliance_pipeline.screening.engine import ENGINE_BREAKER
+from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
+from compliance_pipeline_tests.platforms.loopback import Reply, Server
 from compliance_pipeline_tests.workshop import incoming, recording
 
 SHORT_S = 0.2
@@ -208,6 +218,50 @@ def test_it_holds_while_the_engines_breaker_is_open_and_goes_on_when_it_would_le
     with inbox.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE breaker SET opened_at = opened_at - 31000000")
     assert len(wanted(look(inbox, instance, SHORT_S))) == 1, "half open: a run must try"
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [("platform:api.test", True), ("media:cdn.test", False), ("platform:api.test/callbacks", False), ("other", False)],
+)
+def test_it_holds_for_the_api_and_not_for_what_some_recordings_need_or_all_can_do_without(
+    inbox: Inbox, instance: dg.DagsterInstance, name: str, holds: bool
+) -> None:
+    announce(inbox)
+    circuit_breaker(inbox.engine, name).open()
+    found = look(inbox, instance, SHORT_S)
+    assert isinstance(found, dg.SkipReason) is holds
+    assert not isinstance(found, dg.SkipReason) or name in (found.skip_message or "")
+
+
+def test_while_the_probes_are_under_way_it_launches_nothing_into_them(
+    inbox: Inbox, instance: dg.DagsterInstance
+) -> None:
+    announce(inbox)
+    breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
+    breaker.open()
+    breaker.half_open()
+    for _ in range(PROBES):
+        assert admitted(breaker, utc_now()) is None
+    assert isinstance(look(inbox, instance, 0), dg.SkipReason)
+    tell(breaker, failed=False)
+    assert len(wanted(look(inbox, instance, SHORT_S))) == 1
+
+
+def test_the_alert_sensor_tells_of_an_opening_once(
+    inbox: Inbox, tmp_path: Path, media_host: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPLIANCE_HOME", str(tmp_path))
+    monkeypatch.setenv("COMPLIANCE_NOTIFY_URLS", json.dumps({"alerts": f"json{media_host.url.removeprefix('http')}/h"}))
+    media_host.plan("POST", "/h", Reply(200))
+    breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
+    breaker.open()
+    told = [alert_sensor(dg.build_sensor_context()) for _ in range(2)]
+    assert [one.skip_message for one in told if isinstance(one, dg.SkipReason)] == [
+        "1 alerts told.",
+        "Nothing to tell.",
+    ]
+    assert [asked.json["title"] for asked in media_host.asked] == ["engine fails"]
 
 
 def test_what_nobody_took_for_two_minutes_is_offered_again_under_a_new_key(
