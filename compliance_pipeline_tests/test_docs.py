@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.settings import Settings
+from compliance_pipeline_tests.faults import table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,3 +32,15 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
 def test_every_make_target_of_the_readme_exists() -> None:
     for target in set(re.findall(r"make ([\w-]+)", README)):
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`([\w/]*test_\w+\.py)`", (ROOT / "docs" / "threat-model.md").read_text()))
+    assert len(named) > 10
+    there = {path.name for path in (ROOT / "compliance_pipeline_tests").rglob("test_*.py")}
+    assert {Path(name).name for name in named} <= there
+
+
+def test_the_table_of_faults_is_what_their_tests_say_of_themselves() -> None:
+    said = table.PAGE.read_text()
+    assert table.page(said) == said, "python -m compliance_pipeline_tests.faults.table makes it anew"

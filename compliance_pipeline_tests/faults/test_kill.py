@@ -67,6 +67,8 @@ class Watch:
 
 
 def test_killing_receiver_code_server_run_and_daemon_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """fault: kill -9 of receiver, code server, run and daemon in the middle of the job; invariant: same verdicts, one
+    work item each."""
     with Stack(tmp_path, sandbox_options=sandbox_options(COUNT, SPREAD_S, SEED)) as stack:
         start_all(stack)
         with instance_of(tmp_path) as instance:
