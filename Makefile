@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # All but the vendor's SDK (172 MB), which one optional test drives the sandbox with.
-EXTRAS := --extra kafka --extra postgres --extra sandbox --extra servicebus --extra sqs --extra whisper
+EXTRAS := --extra kafka --extra kms --extra postgres --extra sandbox --extra servicebus --extra sqs --extra whisper
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=...") if sys.version_info < (3, 11) else None'
@@ -12,7 +12,7 @@ EXTRAS := --extra kafka --extra postgres --extra sandbox --extra servicebus --ex
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-.PHONY: help install run demo soak test lint bench-screening amqp-peer lock
+.PHONY: help install run demo soak chaos test lint security bench-inbox bench-vault bench-screening amqp-peer lock
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
@@ -30,11 +30,23 @@ soak: install ## 15 minutes of recordings under a platform that does everything 
 test: install ## The whole test suite
 	$(BIN)/python -m pytest
 
+chaos: install ## Every fault at full length: 200 kills -9 under load, 2,000 transactions of 4 writers (about half an hour)
+	CHAOS=1 $(BIN)/python -m pytest -s compliance_pipeline_tests/faults
+
 lint: install ## Style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+security: install ## Unsafe code, secrets in files, known vulnerabilities; says what it could not check
+	$(BIN)/python .ci/security.py
+
+bench-inbox: install ## Durable events a second, beside one commit an event; answers at a steady rate
+	$(BIN)/python -m benchmarks.inbox
+
+bench-vault: install ## What encryption costs, beside the plain file, and that memory stays flat
+	$(BIN)/python -m benchmarks.vault
 
 bench-screening: install ## Precision, recall and speed per rule, beside the peers; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks.screening
