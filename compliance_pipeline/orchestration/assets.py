@@ -57,14 +57,22 @@ def table_metadata(pipeline: steps.Pipeline, table: str, batch: steps.Batch) -> 
 )
 def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
     """Recordings that the platform announced in the hour: taken from the inbox, minimised, participants as tokens."""
+    from compliance_pipeline.breaker import states
+
     batch = batch_of(context)
     items = steps.claim(pipeline.pipeline, batch)
+    failing = [one for one in states(pipeline.pipeline.inbox.engine, utc_now()) if one.state != "closed"]
     return dg.MaterializeResult(
         metadata={
             **table_metadata(pipeline.pipeline, "recordings", batch),
             "recordings in this run": len(items),
             "duplicate events": sum(item.duplicates for item in items),
             "tries": max((item.attempts for item in items), default=0),
+            "circuit breakers": "; ".join(
+                f"{one.name} {one.state} since {one.since:%F %T} UTC, {one.failures} of {one.calls} calls failed"
+                for one in failing
+            )
+            or "all closed",
         }
     )
 

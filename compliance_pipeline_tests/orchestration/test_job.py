@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from compliance_pipeline.breaker import circuit_breaker
 from compliance_pipeline.contracts.policy import RetentionRule
 from compliance_pipeline.definitions import compliance_pipeline
 from compliance_pipeline.intake.inbox import State
@@ -101,6 +102,12 @@ def test_a_run_materialises_all_assets_of_the_hour_with_their_figures_and_answer
         assert metadata.keys() >= PLOTTED[asset]
         assert all(isinstance(metadata[name], int | float) for name in PLOTTED[asset]), "numbers plot over partitions"
     assert not [value for one in (CARD, SSN) for value in one.planted if value in caplog.text]
+
+
+def test_a_run_says_which_circuit_breakers_are_open(dagster: Dagster) -> None:
+    assert metadata_of(dagster.run())["recordings"]["circuit breakers"] == "all closed"
+    circuit_breaker(dagster.shop.inbox.engine, "media:bucket.test").open()
+    assert metadata_of(dagster.run())["recordings"]["circuit breakers"].startswith("media:bucket.test open since ")
 
 
 def test_an_hour_in_which_nothing_happened_materialises_and_passes_too(dagster: Dagster) -> None:
