@@ -54,8 +54,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             if outcome.truth != "NO_VIOLATION":
                 bundle = home / f"bundle-{outcome.recording_id}.zip"
                 _run(stack, f"compliance audit export {outcome.recording_id} --out {bundle}")
-        # Killed, so that it leaves its write-ahead log as it is.
-        stack.kill("receiver")
+        # Killed, so that they leave the write-ahead log as it is: the last one to close it would fold it in.
+        for name in ("daemon", "code", "receiver"):
+            stack.kill(name)
     return Demo(home, result)
 
 
