@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compliance_pipeline_tests.faults.chaos import VICTIMS, show, strikes
 
-KILLS, SEED = (200, 20) if os.environ.get("CHAOS") else (8, 7)
+KILLS, SEED = (200, 20) if os.environ.get("CHAOS") else (5, 7)
 
 
 def test_killing_every_process_at_random_instants_loses_doubles_and_half_does_nothing(tmp_path: Path) -> None:

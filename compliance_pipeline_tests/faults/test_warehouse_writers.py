@@ -1,4 +1,4 @@
-"""Four processes write to one warehouse, a short transaction at a time; 2,000 of them with CHAOS=1, else 400."""
+"""Four processes write to one warehouse, a short transaction at a time; 2,000 of them with CHAOS=1, else 100."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 WRITERS = 4
-TRANSACTIONS = 2_000 if os.environ.get("CHAOS") == "1" else 400
+TRANSACTIONS = 2_000 if os.environ.get("CHAOS") == "1" else 100
 
 WRITE = """
 import sys
