@@ -1,6 +1,5 @@
 """One typed `Settings`: COMPLIANCE_* environment variables or a `.env` file. Secrets come from variables or files."""
 
-import os
 import secrets
 from base64 import b64decode, b64encode
 from functools import cached_property
@@ -10,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Base64Bytes, Field, Secret, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from compliance_pipeline.private_file import write
 
 
 class Settings(BaseSettings):
@@ -195,21 +196,6 @@ class Settings(BaseSettings):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / name
         if not path.exists():
-            made = folder / f".{name}.{os.getpid()}.{secrets.token_hex(4)}"
-            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(prefix + b64encode(secrets.token_bytes(32)).decode())
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(made, path)
-            except FileExistsError:
-                pass
-            finally:
-                made.unlink()
-            # What is signed or wrapped by it must not outlast it in a power cut.
-            names = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(names)
-            finally:
-                os.close(names)
+            # Durably: what is signed or wrapped by it must not outlast it in a power cut.
+            write(path, prefix + b64encode(secrets.token_bytes(32)).decode(), replace=False)
         return path.read_text().strip()

@@ -4,14 +4,12 @@ A wrapped key is bound to its recording: under another's id it does not unwrap.
 """
 
 import json
-import os
-import secrets
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from compliance_pipeline.private_file import sync, write
 from compliance_pipeline.settings import Settings
 
 KMS = "aws-kms://"
@@ -109,21 +107,7 @@ class LocalKey:
         raise KeyUnavailable(f"the key file {self.path} is damaged: restore it from your backup") from None
 
     def _write(self, keyset: dict[str, Any], replace: bool = True) -> None:
-        """All at once and durably; unless it replaces, the first one stays."""
-        made = self.path.with_name(f".{self.path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(json.dumps(keyset))
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                made.replace(self.path)
-            else:
-                with suppress(FileExistsError):
-                    os.link(made, self.path)
-        finally:
-            made.unlink(missing_ok=True)
-        sync(self.path.parent)
+        write(self.path, json.dumps(keyset), replace=replace)
 
     def _aead(self, keyset: dict[str, Any]) -> Any:
         import tink
@@ -145,15 +129,6 @@ def _new_keyset() -> dict[str, Any]:
     handle = tink.new_keyset_handle(aead.aead_key_templates.AES256_GCM)
     keyset: dict[str, Any] = json.loads(json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN))
     return keyset
-
-
-def sync(folder: Path) -> None:
-    """Make durable what was named, renamed or removed in a folder."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 class AwsKms:

@@ -25,7 +25,8 @@ import sqlalchemy as sa
 
 from compliance_pipeline import database, ledger
 from compliance_pipeline.database import UtcTime, metadata
-from compliance_pipeline.media.keys import LOCAL, Keys, KeyUnavailable, KeyWrapper, VaultError, keys_of, sync
+from compliance_pipeline.media.keys import LOCAL, Keys, KeyUnavailable, KeyWrapper, VaultError, keys_of
+from compliance_pipeline.private_file import sync
 from compliance_pipeline.settings import Settings
 
 if TYPE_CHECKING:
