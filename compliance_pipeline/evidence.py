@@ -145,18 +145,21 @@ def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
     started = monotonic()
     with closing(vault_of(pipeline.settings, pipeline.inbox.engine)) as vault:
         delete_forbidden(pipeline, vault, batch)
-    if not isinstance(pipeline.engine, EmbeddedEngine):
-        return EvidenceReport()  # another engine says what it found, not where all of its digits are
-    engine = pipeline.engine.version
-    screener = partial(remaining_digits, pipeline.engine.without_words())
+        if not isinstance(pipeline.engine, EmbeddedEngine):
+            return EvidenceReport()  # another engine says what it found, not where all of its digits are
+        report = _make(pipeline, vault, batch, pipeline.engine)
+    report.seconds = monotonic() - started
+    return report
+
+
+def _make(pipeline: Pipeline, vault: Vault, batch: Batch, embedded: EmbeddedEngine) -> EvidenceReport:
+    engine = embedded.version
+    screener = partial(remaining_digits, embedded.without_words())
     cases = _cases(pipeline, batch, engine)
     report = EvidenceReport(left=max(0, len(cases) - BATCH_LIMIT))
     rows: list[EvidenceRow] = []
     stored_at = monotonic()
-    with (
-        closing(vault_of(pipeline.settings, pipeline.inbox.engine)) as vault,
-        ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="evidence") as pool,
-    ):
+    with ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="evidence") as pool:
         futures = {pool.submit(_clips, pipeline, vault, case, screener): case for case in cases[:BATCH_LIMIT]}
         try:
             for future in as_completed(futures):
@@ -168,7 +171,6 @@ def evidence_batch(pipeline: Pipeline, batch: Batch) -> EvidenceReport:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     _store(pipeline.warehouse, rows)
-    report.seconds = monotonic() - started
     return report
 
 
