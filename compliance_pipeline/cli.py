@@ -31,6 +31,7 @@ from compliance_pipeline import (
 )
 from compliance_pipeline.sandbox import cli as sandbox_cli
 from compliance_pipeline.settings import Settings
+from compliance_pipeline.stores_cli import out
 
 if TYPE_CHECKING:
     from compliance_pipeline.demo import Result
@@ -54,8 +55,6 @@ All data lies in `COMPLIANCE_HOME` (default `./var`). Every setting is a `COMPLI
 the README lists them.
 """,
 )
-# Without a terminal (a pipe, a log) there is no width to fit.
-out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 T = TypeVar("T")

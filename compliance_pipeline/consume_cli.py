@@ -5,7 +5,6 @@ What a queue is lies in intake/queues, the loop in intake/consumer.
 
 import logging
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compliance_pipeline.stores_cli import out
+
 if TYPE_CHECKING:
     from compliance_pipeline.intake.consumer import Counts
     from compliance_pipeline.intake.dead_messages import DeadMessages
     from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.intake.tokens import Tokenizer
 
-# Without a terminal (a pipe, a log) there is no width to fit.
-out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 

@@ -4,13 +4,14 @@ What a pack may say is contracts/policy's; what its rules do is screening/policy
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from compliance_pipeline.stores_cli import out
 
 if TYPE_CHECKING:
     from compliance_pipeline.contracts.policy import FindingsForm, PolicyPack, Rule, RuleAction, When
@@ -28,8 +29,6 @@ Without a pack, the packaged one is meant. To write your own: copy it, change it
 `COMPLIANCE_POLICY` to its path. An edited pack is another policy: its verdicts are kept apart from those before.
 """,
 )
-# Without a terminal (a pipe, a log) there is no width to fit.
-out = Console(width=None if sys.stdout.isatty() else 140)
 
 Pack = Annotated[Path | None, typer.Argument(help="A pack's YAML file; the packaged one if left out.", metavar="PACK")]
 EXIT_ERROR = 1
