@@ -262,7 +262,7 @@ def _recording_row(item: "InboxItem", hour: datetime, now: datetime) -> Recordin
         source=item.source,
         channel=event.channel,
         direction=event.direction,
-        queue=next((p.queue for p in event.participants if p.queue), None),
+        queue=event.queue,
         participants=[p.id for p in event.participants if p.id],
         correlation_id=item.correlation_id,
         started_at=event.start_time,
@@ -272,6 +272,7 @@ def _recording_row(item: "InboxItem", hour: datetime, now: datetime) -> Recordin
         recorded_at=now,
         conversation_id=event.conversation_id,
         found_by_sweep=item.found_by_sweep,
+        agent=event.agent,
     )
 
 

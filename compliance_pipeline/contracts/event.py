@@ -95,6 +95,14 @@ class RecordingEvent(WireModel):
     def is_conversation(self) -> bool:
         return self.conversation_id == self.recording_id and not self.media_uri
 
+    @property
+    def agent(self) -> str | None:
+        return next((p.id for p in self.participants if p.id and p.purpose == "agent"), None)
+
+    @property
+    def queue(self) -> str | None:
+        return next((p.queue for p in self.participants if p.queue), None)
+
     @model_validator(mode="after")
     def _available_names_its_media(self) -> "RecordingEvent":
         if self.event is EventType.AVAILABLE and not self.media_uri and not self.conversation_id:

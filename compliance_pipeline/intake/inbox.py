@@ -515,6 +515,13 @@ class Inbox:
         """Every row of a partition, settled ones too, newest first."""
         return self._select(_row.partition_hour == partition_hour)
 
+    def hours_changed(self, since: datetime) -> list[str]:
+        """Partitions with rows that are not settled, or were given up on at or after `since`."""
+        given_up = sa.and_(_row.state == State.DEAD, _row.updated_at >= since)
+        query = sa.select(_row.partition_hour).where(sa.or_(_row.state.in_(OPEN_STATES), given_up)).distinct()
+        with self.engine.connect() as connection:
+            return sorted(connection.scalars(query), reverse=True)
+
     def dead_letters(self) -> list[InboxItem]:
         """What was given up on, newest first."""
         return self._select(_row.state == State.DEAD)

@@ -23,6 +23,7 @@ class RecordingRow:
     recorded_at: datetime
     conversation_id: str | None = None
     found_by_sweep: bool = False
+    agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

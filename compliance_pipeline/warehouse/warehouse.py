@@ -1,7 +1,7 @@
 """The DuckDB warehouse: one guarded writer, keyed append-only tables, hourly marts. No business rules here."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -189,6 +189,8 @@ class Warehouse:
                     f"INSERT INTO {table} BY NAME SELECT unnest($rows, recursive := true) ON CONFLICT DO NOTHING",
                     {"rows": values},
                 ).fetchall()[0][0]
+            hours = {hour for row in rows if (hour := getattr(row, "partition_hour", None))}
+            _note_change(connection, hours)
         return added
 
     def select(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -204,7 +206,14 @@ class Warehouse:
             raise ValueError(f"no such mart: {mart}")
         with self.write() as connection:
             connection.execute(f"DELETE FROM {mart} WHERE partition_hour = $hour", {"hour": hour})  # noqa: S608
+            _note_change(connection, [hour])
             return int(connection.execute(sql(mart), {"hour": hour, **parameters}).fetchall()[0][0])
+
+    def changed_hours(self, since: int) -> tuple[list[datetime], int]:
+        """Hours in which something was stored after change number `since`, newest first, and the newest number."""
+        rows = self.select("SELECT partition_hour, change_no FROM changed_hours ORDER BY partition_hour DESC")
+        last = max((row["change_no"] for row in rows), default=0)
+        return [row["partition_hour"] for row in rows if row["change_no"] > since], last
 
     def describe(self, table: str, hour: datetime) -> "Described":
         with self.read() as connection:
@@ -218,6 +227,17 @@ class Warehouse:
                 {"hour": hour},
             ).fetchall()
         return Described(columns, rows[0])
+
+
+def _note_change(connection: "DuckDBPyConnection", hours: Collection[datetime]) -> None:
+    """In the transaction of the change, so that whoever reads the number sees the change."""
+    if hours:
+        connection.execute(
+            "INSERT INTO changed_hours "
+            "SELECT unnest($hours), (SELECT coalesce(max(change_no), 0) + 1 FROM changed_hours) "
+            "ON CONFLICT DO UPDATE SET change_no = excluded.change_no",
+            {"hours": list(hours)},
+        )
 
 
 class Described(NamedTuple):

@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS recordings (
     received_at     TIMESTAMPTZ NOT NULL,
     recorded_at     TIMESTAMPTZ NOT NULL,
     conversation_id VARCHAR,
-    found_by_sweep  BOOLEAN DEFAULT FALSE
+    found_by_sweep  BOOLEAN DEFAULT FALSE,
+    agent           VARCHAR
 );
 COMMENT ON TABLE recordings IS 'One row a recording that the platform announced.';
 COMMENT ON COLUMN recordings.recording_id IS 'The platform''s id of the recording.';
@@ -33,6 +34,7 @@ COMMENT ON COLUMN recordings.available_at IS 'When the platform said that the me
 COMMENT ON COLUMN recordings.received_at IS 'When the receiver stored the event.';
 COMMENT ON COLUMN recordings.recorded_at IS 'When this row was written.';
 COMMENT ON COLUMN recordings.conversation_id IS 'The platform''s id of the conversation, where it announces those.';
+COMMENT ON COLUMN recordings.agent IS 'The first participant who is an agent, as a keyed token (tok_...).';
 COMMENT ON COLUMN recordings.found_by_sweep IS 'True where no event announced it: the reconcile sweep found it.';
 
 CREATE TABLE IF NOT EXISTS media (
@@ -224,9 +226,9 @@ CREATE TABLE IF NOT EXISTS stage_times (
     seconds         DOUBLE NOT NULL,
     PRIMARY KEY (recording_id, stage)
 );
-COMMENT ON TABLE stage_times IS 'Where a recording''s time went; stages are defined in docs/architecture.md.';
+COMMENT ON TABLE stage_times IS 'Where a recording''s time went; stages are defined in docs/metrics.md.';
 COMMENT ON COLUMN stage_times.recording_id IS 'The platform''s id of the recording.';
-COMMENT ON COLUMN stage_times.stage IS 'Stage of the way from call end to flag; docs/architecture.md defines each.';
+COMMENT ON COLUMN stage_times.stage IS 'Stage of the way from call end to flag; docs/metrics.md defines each.';
 COMMENT ON COLUMN stage_times.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
 COMMENT ON COLUMN stage_times.channel IS 'voice, chat or email.';
 COMMENT ON COLUMN stage_times.started_at IS 'When the stage began.';
@@ -302,7 +304,7 @@ CREATE TABLE IF NOT EXISTS latency_by_hour (
 COMMENT ON TABLE latency_by_hour IS 'Exact percentiles of each stage by hour and channel (''all'': every channel). Never average these.';
 COMMENT ON COLUMN latency_by_hour.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
 COMMENT ON COLUMN latency_by_hour.channel IS 'voice, chat or email.';
-COMMENT ON COLUMN latency_by_hour.stage IS 'Stage of the way from call end to flag; docs/architecture.md defines each.';
+COMMENT ON COLUMN latency_by_hour.stage IS 'Stage of the way from call end to flag; docs/metrics.md defines each.';
 COMMENT ON COLUMN latency_by_hour.recordings IS 'Recordings that went through the stage.';
 COMMENT ON COLUMN latency_by_hour.p50_s IS 'Median, seconds.';
 COMMENT ON COLUMN latency_by_hour.p95_s IS '95th percentile, seconds.';
@@ -330,6 +332,14 @@ COMMENT ON COLUMN violations_by_hour.severity IS 'Severity of the rule: low, med
 COMMENT ON COLUMN violations_by_hour.verdict IS 'VIOLATION_DETECTED or REVIEW_REQUIRED.';
 COMMENT ON COLUMN violations_by_hour.recordings IS 'Recordings that broke the rule.';
 COMMENT ON COLUMN violations_by_hour.screened IS 'Recordings of the channel in the hour of which the rule could be decided: the denominator.';
+
+CREATE TABLE IF NOT EXISTS changed_hours (
+    partition_hour TIMESTAMPTZ PRIMARY KEY,
+    change_no      BIGINT NOT NULL
+);
+COMMENT ON TABLE changed_hours IS 'When each hour changed last, so that a snapshot is made of these hours only.';
+COMMENT ON COLUMN changed_hours.partition_hour IS 'UTC hour in which the recordings became available; the Dagster partition.';
+COMMENT ON COLUMN changed_hours.change_no IS 'Counts up with each transaction that stored something.';
 
 CREATE TABLE IF NOT EXISTS schema_digest (digest VARCHAR PRIMARY KEY);
 COMMENT ON TABLE schema_digest IS 'SHA-256 of the schema that this file was brought up to.';
