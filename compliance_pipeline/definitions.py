@@ -18,6 +18,7 @@ def compliance_pipeline() -> dg.Definitions:
             assets.ledger,
             assets.retention,
             assets.marts,
+            assets.snapshot,
         ],
         asset_checks=[checks.hourly_checks, checks.reconciliation_checks],
         jobs=[
@@ -34,7 +35,7 @@ def compliance_pipeline() -> dg.Definitions:
             schedules.ledger_schedule,
             schedules.retention_schedule,
         ],
-        sensors=[sensors.recording_sensor, sensors.evidence_sensor, sensors.alert_sensor],
+        sensors=[sensors.recording_sensor, sensors.evidence_sensor, sensors.alert_sensor, sensors.snapshot_sensor],
         resources={"pipeline": resources.PipelineResource()},
         executor=dg.in_process_executor,
     )

@@ -416,3 +416,14 @@ def marts(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iter
         steps.refresh_mart(pipeline.pipeline, mart, batch.hour)
         figures = steps.headline(pipeline.pipeline, batch.hour) if mart == MARTS[0] else {}
         yield dg.MaterializeResult(asset_key=key, metadata=figures | table_metadata(pipeline.pipeline, mart, batch))
+
+
+snapshot = dg.AssetSpec(
+    "snapshot",
+    deps=[*MARTS],
+    group_name="reporting",
+    owners=OWNERS,
+    kinds={"parquet"},
+    description="What `compliance report` and the page read: Parquet files of an hour each, never changed, named by a "
+    "manifest. Published by `snapshot_sensor` whenever an hour changed; docs/metrics.md defines every figure.",
+)

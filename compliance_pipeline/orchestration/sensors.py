@@ -27,6 +27,9 @@ RETRY_FROM_THE_CLAIM = {"dagster/retry_strategy": "ALL_STEPS"}
 _WAITING = (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING)
 UNDER_WAY = [*_WAITING, dg.DagsterRunStatus.STARTED]
 
+PUBLISH_WAIT_S = 20.0
+"""For the warehouse, while a run writes to it: a tick must end within a minute."""
+
 flag_recordings = dg.define_asset_job(
     "flag_recordings",
     selection=dg.AssetSelection.all() - dg.AssetSelection.groups("assurance") - dg.AssetSelection.assets("evidence"),
@@ -218,3 +221,32 @@ def alert_sensor(_context: dg.SensorEvaluationContext) -> dg.SkipReason:
     finally:
         operational.dispose()
     return dg.SkipReason(report)
+
+
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Publishes the hours that changed, for reports and pages. Starts no run: that would cost more than the work."""
+    from compliance_pipeline.figures.snapshots import folder_of, publish
+    from compliance_pipeline.intake.inbox import Inbox
+    from compliance_pipeline.settings import Settings
+    from compliance_pipeline.warehouse.warehouse import Warehouse, WarehouseBusy
+
+    settings = Settings()
+    warehouse = Warehouse(settings.warehouse_path, lock_timeout_s=PUBLISH_WAIT_S)
+    inbox = Inbox(settings.inbox_database_url)
+    try:
+        inbox.create()
+        done = publish(warehouse, inbox, folder_of(settings.home), settings.objective_seconds, utc_now())
+    except WarehouseBusy as busy:
+        return dg.SkipReason(str(busy))
+    finally:
+        inbox.close()
+    if not done.hours:
+        return dg.SkipReason("No hour has changed.")
+    metadata: dict[str, int | str] = {
+        "snapshot": done.manifest.number,
+        "hours written": len(done.hours),
+        "hours in all": len(done.manifest.hours) - 1,
+        "data to": f"{done.manifest.data_to:%F %T} UTC",
+    }
+    return dg.SensorResult(asset_events=[dg.AssetMaterialization("snapshot", metadata=metadata)])

@@ -51,8 +51,9 @@ def test_the_definitions_load_and_validate(definitions: dg.Definitions) -> None:
     assert sensor.job_name == "flag_recordings"
 
 
-def test_there_are_six_assets_of_an_hour_and_five_apart(definitions: dg.Definitions) -> None:
-    assert {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()} == {*EXPECTED, *APART}
+def test_there_are_six_assets_of_an_hour_and_five_apart_and_what_is_published(definitions: dg.Definitions) -> None:
+    specs = {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()}
+    assert specs == {*EXPECTED, *APART, "snapshot"}
 
 
 @pytest.mark.parametrize("name", APART)
@@ -82,8 +83,9 @@ def test_the_clocks_jobs_are_on_from_the_start(definitions: dg.Definitions, name
     assert (schedule.job_name, schedule.default_status) == (job, dg.DefaultScheduleStatus.RUNNING)
 
 
-def test_the_evidence_sensor_is_on_from_the_start(definitions: dg.Definitions) -> None:
-    assert definitions.resolve_sensor_def("evidence_sensor").default_status is dg.DefaultSensorStatus.RUNNING
+@pytest.mark.parametrize("name", ["evidence_sensor", "alert_sensor", "snapshot_sensor"])
+def test_a_sensor_is_on_from_the_start(definitions: dg.Definitions, name: str) -> None:
+    assert definitions.resolve_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import sqlalchemy as sa
 from compliance_pipeline.breaker import circuit_breaker
 from compliance_pipeline.contracts.policy import RetentionRule
 from compliance_pipeline.definitions import compliance_pipeline
+from compliance_pipeline.figures.snapshots import Snapshot, folder_of
 from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.media.vault import vault_of
-from compliance_pipeline.orchestration.sensors import evidence_sensor
+from compliance_pipeline.orchestration.sensors import evidence_sensor, snapshot_sensor
 from compliance_pipeline.retention import hold
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.screening.policy import load_policy
@@ -262,3 +264,27 @@ def test_what_is_due_is_deleted_by_a_job_unless_held_and_what_can_t_be_fails_its
     with closing(vault_of(settings, operational)) as vault:
         assert vault.names(called.recording_id) == []
         assert vault.names(held.recording_id)
+
+
+def test_what_changed_is_published_by_a_sensor_that_starts_no_run(dagster: Dagster) -> None:
+    def ticked() -> dg.SensorResult | dg.SkipReason | dg.RunRequest | None:
+        with dg.build_sensor_context(instance=dagster.instance) as context:
+            said = snapshot_sensor(context)
+            assert isinstance(said, dg.SensorResult | dg.SkipReason)
+            return said
+
+    dagster.shop.announce(CARD)
+    assert dagster.run().success
+    first = ticked()
+    assert isinstance(first, dg.SensorResult)
+    [event] = first.asset_events
+    assert isinstance(event, dg.AssetMaterialization)
+    assert {name: value.value for name, value in event.metadata.items()}.items() >= {
+        "snapshot": 1,
+        "hours in all": 1,
+    }.items()
+    assert isinstance(ticked(), dg.SkipReason), "done once"
+    snapshot = Snapshot.current(folder_of(dagster.shop.pipeline.settings.home))
+    [row] = snapshot.rows("FROM read_parquet($interactions)", dagster.shop.at, dagster.shop.at + timedelta(hours=1))
+    assert row["recording_id"] == CARD.recording_id
+    snapshot.close()
