@@ -27,6 +27,7 @@ from compliance_pipeline import (
     platform_cli,
     policy_cli,
     remediation_cli,
+    report_cli,
     retention_cli,
 )
 from compliance_pipeline.sandbox import cli as sandbox_cli
@@ -203,6 +204,7 @@ app.command("hold")(retention_cli.hold)
 app.command("review")(retention_cli.review)
 app.add_typer(keys_cli.app, name="keys")
 app.command("doctor")(doctor_cli.doctor)
+app.command("report")(report_cli.report)
 engine_app = typer.Typer(no_args_is_help=True, help="The screening engine as a service of its own.")
 app.add_typer(engine_app, name="engine")
 

@@ -124,6 +124,8 @@ def _texts(path: Path) -> Iterator[Text]:
         yield from _sqlite_cells(path)
     elif content[8:12] == b"DUCK":
         yield from _duckdb_cells(path)
+    elif content.startswith(b"PAR1"):
+        yield _parquet_cells(path)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             yield from (archive.read(name) for name in archive.namelist())
@@ -144,6 +146,13 @@ def _duckdb_cells(path: Path) -> Iterator[Text]:
         tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
         for (table,) in tables:
             yield _joined(connection.execute(f'FROM "{table}"').fetchall())
+
+
+def _parquet_cells(path: Path) -> Text:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        return _joined(connection.execute("FROM read_parquet($path)", {"path": str(path)}).fetchall())
 
 
 def _joined(rows: Iterable[tuple[object, ...]]) -> Text:

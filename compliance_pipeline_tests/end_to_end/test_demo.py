@@ -50,6 +50,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         result = collect(stack, seconds)
         for job in (keep_evidence.name, seal_ledger.name):
             _run(stack, f"dagster job execute -m compliance_pipeline.definitions -j {job}")
+        _run(stack, "compliance report --publish")
         for outcome in result.outcomes:
             if outcome.truth != "NO_VIOLATION":
                 bundle = home / f"bundle-{outcome.recording_id}.zip"
@@ -171,6 +172,7 @@ def test_no_clear_value_is_in_any_file_that_the_system_wrote(demo: Demo, canarie
     assert expected | {f"logs/{name}.log" for name in ("receiver", "code", "daemon", "sandbox")} <= files
     assert any("compute_logs" in name for name in files)
     assert any(name.startswith("vault/") for name in files)
+    assert any(name.endswith(".parquet") for name in files)
     bundles = [demo.home / name for name in files if name.endswith(".zip")]
     assert any("clips/" in name for bundle in bundles for name in zipfile.ZipFile(bundle).namelist())
 
@@ -232,7 +234,7 @@ def test_the_sweep_finds_one_planted_value_in_each_kind_of_file(tmp_path: Path, 
         leaks, swept = looking.sweep(tmp_path)
     finally:
         wal.close()
-    assert swept >= 8
+    assert swept >= 9
     card = f"a number of {len(CARD)} digits of call"
     found = {leak.file for leak in leaks if leak.what == card}
     assert found >= {
@@ -243,6 +245,7 @@ def test_the_sweep_finds_one_planted_value_in_each_kind_of_file(tmp_path: Path, 
         "warehouse.duckdb",
         "warehouse.duckdb.lock",
         "bundle.zip",
+        "findings.parquet",
         f"{CARD}.tmp",
     }
     # Where secrets may lie: no leak there. Anywhere else: one.
@@ -275,6 +278,7 @@ def _plant(home: Path) -> sqlite3.Connection:
             "CREATE TABLE findings AS SELECT $said || (i % 3) AS masked FROM range(200000) r(i)", {"said": said}
         )
         warehouse.execute("CHECKPOINT")
+        warehouse.execute(f"COPY (FROM findings LIMIT 9) TO '{home / 'findings.parquet'}' (COMPRESSION zstd)")
     inbox = sqlite3.connect(home / "inbox.db")
     inbox.execute("PRAGMA journal_mode=WAL")
     inbox.execute("CREATE TABLE inbox (payload TEXT)")
