@@ -1,6 +1,6 @@
 """The platform's own recording, deleted when the policy says `purge_after_review`: when that may be, and what is due.
 
-Doing it is `remediate`'s; holds, reviews and the record of deletions are `retention`'s.
+Doing it is `remediate`'s; holds and the record of deletions are `retention`'s, decisions `reviews`'.
 """
 
 from collections.abc import Collection
@@ -66,10 +66,10 @@ def why_not_yet(warehouse: Warehouse, engine: sa.Engine, recording_ids: Collecti
     While another recording of the conversation is held, or quarantined and not reviewed, a quarantine is not lifted. A
     hold that somebody set at the platform itself can't be told from our quarantine: `compliance hold` is what counts.
     """
-    waits = kept_from_purge(engine, recording_ids)
+    waits = kept_from_purge(warehouse, engine, recording_ids)
     with_others = protected(warehouse, set(recording_ids) - waits.keys())
     others = frozenset().union(*with_others.values())
-    kept, others_protected = kept_from_purge(engine, others), quarantined(warehouse, others)
+    kept, others_protected = kept_from_purge(warehouse, engine, others), quarantined(warehouse, others)
     for recording_id, its in with_others.items():
         if any(kept.get(one) == LEGAL_HOLD or (one in kept and one in others_protected) for one in its):
             waits[recording_id] = OTHERS_NEED_PROTECTION

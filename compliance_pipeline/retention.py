@@ -1,4 +1,4 @@
-"""Retention: what the vault keeps and for how long, legal holds that beat it, reviews, and the deletion itself.
+"""Retention: what the vault keeps and for how long, legal holds that beat it, and the deletion itself.
 
 Verdicts and the ledger stay. What the platform keeps of a recording is deleted by the platform, where the policy says
 `purge_after_review`; here is when it may be.
@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from compliance_pipeline import database, ledger
+from compliance_pipeline import database, ledger, reviews
 from compliance_pipeline.contracts.policy import RetentionRule
 from compliance_pipeline.database import UtcTime
 from compliance_pipeline.evidence import FOLDER, ORIGINAL
@@ -33,11 +33,6 @@ EVERYTHING = "everything"
 """All that the vault has of a recording is due: its key is destroyed, so that no copy anywhere can be read again."""
 
 
-class Decision(StrEnum):
-    CONFIRMED = "confirmed"
-    DISMISSED = "dismissed"
-
-
 class NotHeld(Exception):
     """A hold that can't be, with the reason in words."""
 
@@ -50,15 +45,6 @@ holds = sa.Table(
     sa.Column("by", sa.String, nullable=False),
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("lifted_at", UtcTime),
-)
-reviews = sa.Table(
-    "reviews",
-    database.metadata,
-    sa.Column("recording_id", sa.String, primary_key=True),
-    sa.Column("at", UtcTime, primary_key=True),
-    sa.Column("decision", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("by", sa.String, nullable=False),
 )
 purges = sa.Table(
     "purges",
@@ -120,7 +106,7 @@ def data_of(name: str) -> str:
     return CLIP if name.startswith(f"{FOLDER}/") else ORIGINAL
 
 
-# Holds and reviews
+# Holds
 
 
 def is_known(warehouse: Warehouse, recording_id: str) -> bool:
@@ -193,33 +179,19 @@ def holds_in_force(engine: sa.Engine) -> list[Hold]:
     return [Hold(row.recording_id, row.reason, row.by, row.at) for row in rows]
 
 
-def review(engine: sa.Engine, recording_id: str, decision: Decision, reason: str, by: str, now: datetime) -> None:
-    """A person's decision on a recording's verdict. A later one stands beside it. Raises NotPlain for the texts."""
-    _refuse_sensitive(reason, by)
-    _ensure(engine)
-    with database.writer(engine).begin() as connection:
-        connection.execute(
-            reviews.insert().values(recording_id=recording_id, at=now, decision=decision, reason=reason, by=by)
-        )
-        details = {"decision": str(decision), "reason": reason}
-        entry = Entry(f"review/{recording_id}/{now.isoformat()}", "review", by, recording_id, details=details)
-        ledger.append(connection, [entry], now)
-
-
 def _refuse_sensitive(reason: str, by: str) -> None:
     refuse_sensitive(reason, "the reason")
     refuse_sensitive(by, "the name")
 
 
-def kept_from_purge(engine: sa.Engine, recording_ids: Collection[str]) -> dict[str, str]:
+def kept_from_purge(warehouse: Warehouse, engine: sa.Engine, recording_ids: Collection[str]) -> dict[str, str]:
     """Of these, the recordings that the platform may not be asked to delete yet, with why.
 
     A purge that was begun goes on: no hold was taken since.
     """
     if not recording_ids:
         return {}
-    _ensure(engine)
-    reviewed = _reviewed(engine, recording_ids)
+    reviewed = reviews.reviewed(warehouse, engine, recording_ids)
     held = {one.recording_id for one in holds_in_force(engine)}
     begun = {one.deletion.recording_id for one in unfinished_purges(engine)}
     return {
@@ -227,18 +199,6 @@ def kept_from_purge(engine: sa.Engine, recording_ids: Collection[str]) -> dict[s
         for recording_id in recording_ids
         if recording_id not in begun and (recording_id not in reviewed or recording_id in held)
     }
-
-
-def _reviewed(engine: sa.Engine, recording_ids: Collection[str]) -> dict[str, datetime]:
-    """When each of these recordings was decided on first."""
-    at = sa.func.min(reviews.c.at, type_=UtcTime).label("at")
-    found: dict[str, datetime] = {}
-    with engine.connect() as connection:
-        for some in database.few(recording_ids):
-            of = reviews.c.recording_id.in_(some)
-            query = sa.select(reviews.c.recording_id, at).where(of).group_by(reviews.c.recording_id)
-            found.update({row.recording_id: row.at for row in connection.execute(query)})
-    return found
 
 
 # Planning
@@ -253,7 +213,7 @@ def plan_retention(
     """
     _ensure(engine)
     kept = vault.recording_ids()
-    reviewed = _reviewed(engine, kept)
+    reviewed = reviews.reviewed(warehouse, engine, kept)
     held = {one.recording_id: one.reason for one in holds_in_force(engine)}
     known = [one for one in purged(engine) if one.deletion.what != PLATFORM]
     begun = [one.deletion for one in known if one.done_at is None]

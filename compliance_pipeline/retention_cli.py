@@ -166,26 +166,50 @@ def review(
     recording: Recording,
     decision: Annotated[Literal["confirmed", "dismissed"], typer.Option(help="What you decided.")],
     reason: Reason,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="The rule that the decision is on; may be repeated. Default: all that it broke."),
+    ] = None,
     who: As = None,
 ) -> None:
-    """Write down a person's decision on a verdict. Evidence beside card verification codes is due from then on, and so
-    is what the policy purges after review.
+    """Confirm or dismiss what was found in a recording: each rule that its newest verdict broke, or only some.
+
+    How often a rule is right is measured from these decisions. A later decision stands beside the earlier one, and
+    counts. When every rule is decided, evidence beside card verification codes is due, and so is what the policy purges
+    after review.
 
     Examples:
 
         compliance review rec-20260301-7 --decision confirmed --reason "the code was read out"
 
-        compliance review rec-20260301-7 --decision dismissed --reason "a test call"
+        compliance review rec-20260301-7 --rule PCI-PAN-01 --decision dismissed --reason "an order number"
     """
-    from compliance_pipeline import retention
+    from secrets import token_hex
+
+    from compliance_pipeline import reviews
+    from compliance_pipeline.cli import fail
     from compliance_pipeline.clock import utc_now
 
     with opened() as stores:
         _known_or_exit(stores, recording)
         who = who or user_name()
-        retention.review(stores.engine, recording, retention.Decision(decision), reason, who, utc_now())
+        broken = reviews.broken(stores.warehouse, [recording]).get(recording)
+        if broken is None:
+            raise fail(f"{recording} broke no rule: there is nothing to decide")
+        try:
+            made = reviews.decide(
+                stores.engine, recording, broken.partition_hour, rule or broken.rule_ids, reviews.Decision(decision),
+                reason, who, utc_now(), broken=broken.rule_ids, request_key=token_hex(16),
+            )  # fmt: skip
+        except reviews.NotDecided as error:
+            raise fail(f"{recording}: {error}") from None
+        found = reviews.state(stores.engine, [recording])
+        open_ones = [one for one in broken.rule_ids if reviews.decided(found, recording, one) is None]
         _reopen_due_purges(stores, utc_now())
-    out.print(f"{escape(recording)} was {decision} by {escape(who)}", highlight=False)
+    for one in made:
+        out.print(f"{escape(recording)}: {escape(one.rule_id or '')} was {decision} by {escape(who)}", highlight=False)
+    if open_ones:
+        out.print(f"not decided yet: {escape(', '.join(open_ones))}", highlight=False)
 
 
 def _policy(stores: Stores) -> "PolicyPack":

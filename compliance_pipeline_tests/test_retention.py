@@ -24,7 +24,6 @@ from compliance_pipeline.media.vault import NotInVault, Shredded, Vault, VaultEr
 from compliance_pipeline.plain_text import NotPlain
 from compliance_pipeline.retention import (
     PLATFORM,
-    Decision,
     Deletion,
     NotHeld,
     Outcome,
@@ -36,14 +35,13 @@ from compliance_pipeline.retention import (
     lift,
     plan_retention,
     purged,
-    review,
     why_deleted,
 )
 from compliance_pipeline.retention_cli import app as retention_app
 from compliance_pipeline.retention_cli import hold as hold_command
-from compliance_pipeline.retention_cli import review as review_command
+from compliance_pipeline.reviews import Decision, decide
 from compliance_pipeline.settings import Settings
-from compliance_pipeline.warehouse.tables import EvidenceRow, FindingRow, RecordingRow, Row, VerdictRow
+from compliance_pipeline.warehouse.tables import EvidenceRow, FindingRow, RecordingRow, Row, VerdictRow, ViolationRow
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 DAY = timedelta(days=1)
@@ -64,9 +62,10 @@ class Archive:
         *names: str,
         kind: str = "card_number",
         verdict: str = "VIOLATION_DETECTED",
+        rules: tuple[str, ...] = (),
         at: datetime = START,
     ) -> None:
-        """A judged recording. Names below `evidence/` are verified clips; others are not."""
+        """A judged recording. Names below `evidence/` are verified clips; others are not. rules: those it broke."""
         hour = at.replace(minute=0)
         rows: list[Row] = [
             RecordingRow(recording_id, hour, "guide", "voice", None, None, [], "msg", None, None, at, at, at),
@@ -75,6 +74,13 @@ class Archive:
                 recording_id, "p1", "e1", hour, "voice", verdict, None, None, None, None, None, None, "NONE", "msg",
                 None, [], at, "run-1",
             ),
+        ]  # fmt: skip
+        rows += [
+            ViolationRow(
+                recording_id, "p1", "e1", rule, hour, "voice", verdict, "PCI_CVV", "critical", "tones", "agent", 1, 0.9,
+                "masked", 1, 0,
+            )
+            for rule in rules
         ]  # fmt: skip
         for number, name in enumerate(names):
             stored = self.vault.put(recording_id, name, name.encode(), at)
@@ -159,15 +165,25 @@ def test_data_of_each_kind_goes_on_its_own_day_and_the_key_with_the_last(archive
 
 @pytest.mark.parametrize("decision", Decision)
 @pytest.mark.parametrize("kind", ["card_verification_code", "card_pin"])
-def test_codes_are_purged_once_a_person_has_decided(archive: Archive, kind: str, decision: Decision) -> None:
-    archive.keep("rec-code", "evidence/0.flac", "original", kind=kind)
-    archive.keep("rec-other", "evidence/0.flac", kind="card_number")
+def test_codes_are_purged_once_a_person_has_decided_on_every_rule(
+    archive: Archive, kind: str, decision: Decision
+) -> None:
+    rules = ("PCI-1", "PCI-2")
+    archive.keep("rec-code", "evidence/0.flac", "original", kind=kind, rules=rules)
+    archive.keep("rec-other", "evidence/0.flac", kind="card_number", rules=rules)
     now = START + 2 * DAY
     assert archive.plan(now) == []
-    for recording_id in ("rec-code", "rec-other"):
-        review(archive.engine, recording_id, decision, "heard it", "D. Ansah", now)
+    for rule in rules:
+        assert archive.apply(now) == {}
+        for recording_id in ("rec-code", "rec-other"):
+            decide(
+                archive.engine, recording_id, "2026-01-01-12:00", [rule], decision, "heard it", "D. Ansah", now,
+                broken=rules, request_key=f"key-{rule}",
+            )  # fmt: skip
+        now += DAY
+    assert [one.due for one in archive.plan(now)] == [START + 3 * DAY], "when the last rule was decided"
     assert archive.apply(now) == {("rec-code", "everything"): Outcome.DELETED}
-    assert archive.entries("rec-code") == [("review", "D. Ansah"), ("shred", "retention")]
+    assert archive.entries("rec-code") == [("review", "D. Ansah")] * 2 + [("shred", "retention")]
     assert archive.vault.names("rec-other") == ["evidence/0.flac"]
 
 
@@ -285,7 +301,6 @@ def test_a_reason_or_name_that_no_ledger_may_keep_is_refused_and_not_quoted(arch
         for attempt in (
             partial(hold, engine, "rec-2", reason, by, START),
             partial(lift, engine, "rec-1", reason, by, START),
-            partial(review, engine, "rec-1", Decision.CONFIRMED, reason, by, START),
         ):
             with pytest.raises(NotPlain) as raised:
                 attempt()
@@ -480,7 +495,7 @@ def shell(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Archive:
 def ran(command: Any, *arguments: str) -> Any:
     import typer
 
-    if command in (hold_command, review_command):
+    if command is hold_command:
         one = typer.Typer()
         one.command()(command)
         command = one
@@ -508,15 +523,13 @@ def test_report_says_what_was_deleted_and_what_will_be_and_what_is_held(shell: A
     assert "rec-soon" not in ran(retention_app, "report", "--days", "1").output
 
 
-def test_hold_lift_and_review_write_who_and_why(shell: Archive) -> None:
+def test_hold_and_lift_write_who_and_why(shell: Archive) -> None:
     shell.keep("rec-1", "evidence/0.flac")
     assert "is held" in ran(hold_command, "rec-1", "--reason", "case 1", "--as", "counsel").output
     assert "held already" in ran(hold_command, "rec-1", "--reason", "case 2").output
     assert "no longer held" in ran(hold_command, "rec-1", "--lift", "--reason", "over").output
     assert "was not held" in ran(hold_command, "rec-1", "--lift", "--reason", "over").output
-    said = ran(review_command, "rec-1", "--decision", "dismissed", "--reason", "a test call")
-    assert "rec-1 was dismissed by ada" in said.output
-    assert shell.entries("rec-1") == [("hold", "counsel"), ("hold", "ada"), ("review", "ada")]
+    assert shell.entries("rec-1") == [("hold", "counsel"), ("hold", "ada")]
 
 
 @pytest.mark.parametrize("text", ["heard 4111111111111111", "case \udcff"])
@@ -526,7 +539,6 @@ def test_a_reason_that_may_not_be_kept_is_an_error_in_words(shell: Archive, text
         ran(hold_command, "rec-1", "--reason", text),
         ran(hold_command, "rec-1", "--lift", "--reason", text),
         ran(hold_command, "rec-1", "--reason", "case 1", "--as", text),
-        ran(review_command, "rec-1", "--decision", "confirmed", "--reason", text),
         ran(retention_app, "apply", "--as", text),
     ):
         assert shown.exit_code == 1
@@ -544,15 +556,11 @@ def test_the_report_names_recordings_that_the_warehouse_does_not_know(shell: Arc
     assert "rec-lost" in shown
 
 
-def test_a_recording_that_is_not_there_can_not_be_held_or_reviewed(shell: Archive) -> None:
+def test_a_recording_that_is_not_there_can_not_be_held(shell: Archive) -> None:
     shell.keep("rec-1")
-    for shown in (
-        ran(hold_command, "rec-2", "--reason", "x"),
-        ran(review_command, "rec-2", "--decision", "confirmed", "--reason", "x"),
-    ):
-        assert shown.exit_code == 1
-        assert "there is no recording rec-2 here" in shown.output
-    assert ran(review_command, "rec-1", "--decision", "maybe", "--reason", "x").exit_code == 2
+    shown = ran(hold_command, "rec-2", "--reason", "x")
+    assert shown.exit_code == 1
+    assert "there is no recording rec-2 here" in shown.output
     assert ran(hold_command, "rec-1").exit_code == 2, "a hold needs a reason"
     assert holds_in_force(shell.engine) == []
 
@@ -582,14 +590,12 @@ def test_a_damaged_store_is_told_in_a_line(name: str, shell: Archive) -> None:
         ran(retention_app, "report"),
         ran(retention_app, "apply"),
         ran(hold_command, "rec-1", "--reason", "x"),
-        ran(review_command, "rec-1", "--decision", "confirmed", "--reason", "x"),
     ):
         assert (shown.exit_code, type(shown.exception)) == (1, SystemExit)
         assert f"{name} is damaged" in " ".join(shown.output.split())
 
 
 def test_the_helps_have_examples() -> None:
-    for function in (hold_command, review_command):
-        assert f"compliance {function.__name__} rec-" in (function.__doc__ or "")
+    assert "compliance hold rec-" in (hold_command.__doc__ or "")
     for name in ("report", "apply"):
         assert f"compliance retention {name}" in runner.invoke(retention_app, [name, "--help"]).output

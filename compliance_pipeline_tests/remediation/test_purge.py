@@ -1,17 +1,20 @@
 """Purging at the platform: only after a person's decision, never under a legal hold, last of all, and once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from compliance_pipeline import retention, steps
+from compliance_pipeline import retention, reviews, steps
 from compliance_pipeline.cli import app
 from compliance_pipeline.contracts.event import Channel
+from compliance_pipeline.contracts.policy import PolicyPack
+from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.ledger import ledger_table
 from compliance_pipeline.platforms.cloud import WORK_ITEMS
@@ -20,7 +23,8 @@ from compliance_pipeline.purge import OTHERS_NEED_PROTECTION, PLATFORM_TAKES, re
 from compliance_pipeline.quality import every_violation_is_remediated
 from compliance_pipeline.remediate import remediate_batch
 from compliance_pipeline.remediation.undone import Retried, retry, undone
-from compliance_pipeline.retention import LEGAL_HOLD, NOT_REVIEWED, Decision, NotHeld
+from compliance_pipeline.retention import LEGAL_HOLD, NOT_REVIEWED, NotHeld
+from compliance_pipeline.reviews import Decision
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.sandbox.cloud import CloudState, cloud_state
 from compliance_pipeline.sandbox.platform import PlatformState
@@ -57,7 +61,15 @@ def announce(shop: Workshop) -> Held:
 
 
 def review(shop: Workshop, recording_id: str) -> None:
-    retention.review(shop.inbox.engine, recording_id, Decision.CONFIRMED, "read out", "D. Ansah", shop.clock())
+    """Of every rule: before the first run nobody knows which it will break."""
+    decide(shop, recording_id, [rule.id for rule in shop.pipeline.policy.rules])
+
+
+def decide(shop: Workshop, recording_id: str, rules: Sequence[str]) -> None:
+    reviews.decide(
+        shop.inbox.engine, recording_id, partition_hour(shop.at), rules, Decision.CONFIRMED, "read out", "D. Ansah",
+        shop.clock(), broken=rules, request_key=token_hex(8),
+    )  # fmt: skip
 
 
 def hold(shop: Workshop, recording_id: str) -> None:
@@ -124,6 +136,32 @@ def test_a_review_before_the_first_run_needs_no_second_one(shop: Workshop) -> No
     review(shop, held.address)
     shop.run()
     assert statuses(shop) == {"purge_after_review": "done"}
+
+
+def with_its_double(policy: PolicyPack, version: str, rule_id: str) -> PolicyPack:
+    """The policy with a rule more, which is broken where `rule_id` is."""
+    rule = next(rule for rule in policy.rules if rule.id == rule_id)
+    double = rule.model_copy(update={"id": f"{rule_id}-TOO"})
+    return policy.model_copy(update={"version": version, "rules": (*policy.rules, double)})
+
+
+def test_a_purge_waits_until_every_rule_is_decided_and_for_what_a_later_verdict_finds_besides(shop: Workshop) -> None:
+    want(shop, "purge_after_review")
+    held = announce(shop)
+    shop.run()
+    broke = reviews.broken(shop.warehouse, [held.address])[held.address]
+    assert broke.partition_hour == partition_hour(shop.at)
+    [first] = broke.rule_ids
+    shop.pipeline.policy = with_its_double(shop.pipeline.policy, "99.0.0", first)
+    decide(shop, held.address, [first])
+    shop.run(shop.batch(whole_partition=True))
+    assert reviews.broken(shop.warehouse, [held.address])[held.address].rule_ids == (first, f"{first}-TOO")
+    assert set(waiting(shop)) == {NOT_REVIEWED}
+    assert (reopen(shop), purges(shop)) == (0, 0)
+    decide(shop, held.address, [f"{first}-TOO"])
+    assert reopen(shop) == 1
+    shop.run()
+    assert is_gone(shop, held)
 
 
 def test_a_legal_hold_beats_the_purge_until_it_is_lifted(shop: Workshop) -> None:
@@ -497,7 +535,7 @@ def test_on_a_platform_that_deletes_nothing_it_is_given_up_at_once_with_the_reas
     with workshop(tmp_path, max_attempts=TRIES) as shop:
         want(shop, "tag_recording", "purge_after_review")
         shop.announce(CARD)
-        retention.review(shop.inbox.engine, CARD.recording_id, Decision.CONFIRMED, "x", "me", shop.clock())
+        review(shop, CARD.recording_id)
         shop.run()
         assert statuses(shop) == {"tag_recording": "done", "purge_after_review": "dead"}
         [dead] = undone(shop.warehouse)
