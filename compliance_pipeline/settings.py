@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Base64Bytes, Field, Secret, SecretStr, field_validator
+from pydantic import Base64Bytes, Field, IPvAnyNetwork, Secret, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from compliance_pipeline.private_file import write
@@ -113,8 +113,39 @@ class Settings(BaseSettings):
     )
     evidence_port: int = Field(default=8085, ge=1, le=65535, description="port that evidence is played from")
     link_seconds: int = Field(default=300, ge=1, description="how long a link to evidence works")
+    dashboard_host: str = Field(default="127.0.0.1", description="address that the dashboard binds")
+    dashboard_port: int = Field(default=8075, ge=1, le=65535, description="port of the dashboard")
+    dashboard_url: str | None = Field(
+        default=None,
+        description="where browsers reach the dashboard (`https://calls.example.com`); default: the address it binds",
+    )
+    dagster_url: str = Field(default="http://127.0.0.1:3000", description="where browsers reach Dagster's UI")
+    dashboard_auth: Literal["none", "proxy", "oidc"] = Field(
+        default="none",
+        description="who says who looks at the dashboard: `none` (this machine alone), a `proxy`'s headers, or `oidc`",
+    )
+    dashboard_trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        default=(),
+        description="addresses or networks whose X-Forwarded-User and X-Forwarded-Groups are believed (JSON list)",
+    )
+    dashboard_roles: dict[Literal["viewer", "reviewer", "admin"], tuple[str, ...]] = Field(
+        default={},
+        description="who may do what on the dashboard (JSON: role to a list of user names and `group:NAME`)",
+    )
+    oidc_issuer: str | None = Field(default=None, description="issuer that signs people in to the dashboard")
+    oidc_client_id: str | None = Field(default=None, description="the dashboard's client id at the issuer")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="the dashboard's client secret; none for a public client"
+    )
+    oidc_user_claim: str = Field(default="preferred_username", description="claim that people are known by")
     sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
-    objective_seconds: float = Field(default=30.0, description="available to flagged, promised at P95")
+    objective_seconds: float = Field(default=30.0, gt=0, description="available to flagged, promised at P95")
+    objective_seconds_by_channel: dict[Literal["voice", "chat", "email"], float] = Field(
+        default={}, description="the same for single channels (JSON: channel to seconds)"
+    )
+    objective_target: float = Field(
+        default=0.99, gt=0, lt=1, description="share of the flagged recordings that is in time, over 30 days"
+    )
     max_attempts: int = Field(default=12, description="tries of a recording, and of each action, before it is given up")
     longest_backoff_seconds: float = Field(
         default=120.0, gt=0, description="longest wait between two tries of a recording or action"
@@ -142,6 +173,26 @@ class Settings(BaseSettings):
             raise ValueError("each key must be the base64 of 32 bytes")
         return value
 
+    @field_validator("dashboard_url")
+    @classmethod
+    def _origin(cls, value: str | None) -> str | None:
+        parts = urlsplit((value or "").rstrip("/").lower())
+        if value is not None and (parts.geturl() != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc):
+            raise ValueError("must be http:// or https://, a host, and a port if it is not the usual one; no path")
+        if value is not None and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("must begin with http:// or https:// and a host")
+        return value and parts.geturl()
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issues(cls, value: str | None) -> str | None:
+        """OpenID Connect Discovery 1.0, 3: https, no query. Plain http is for tests on this machine."""
+        parts = urlsplit(value or "")
+        is_here = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if value is not None and (not parts.hostname or parts.query or not (parts.scheme == "https" or is_here)):
+            raise ValueError("must be the issuer's https:// URL (http:// on this machine only)")
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -151,6 +202,10 @@ class Settings(BaseSettings):
     def is_sandboxed(self) -> bool:
         """Whether the platform is on this machine, so the sandbox."""
         return urlsplit(self.platform_url).hostname in ("127.0.0.1", "localhost")
+
+    @property
+    def dashboard_base_url(self) -> str:
+        return (self.dashboard_url or f"http://127.0.0.1:{self.dashboard_port}").rstrip("/")
 
     @property
     def inbox_database_url(self) -> str:

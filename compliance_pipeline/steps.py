@@ -19,6 +19,7 @@ from compliance_pipeline.contracts.event import EventType, RecordingEvent
 from compliance_pipeline.contracts.policy import PolicyPack, Status
 from compliance_pipeline.contracts.verdict import Verdict, VerdictValue
 from compliance_pipeline.intake.hours import hour_of
+from compliance_pipeline.objective import Objective
 from compliance_pipeline.platforms.port import (
     Gone,
     MediaStream,
@@ -52,7 +53,7 @@ from compliance_pipeline.warehouse.tables import (
     VerdictRow,
     ViolationRow,
 )
-from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline.warehouse.warehouse import Warehouse, sql
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import Inbox, InboxItem, IncomingEvent
@@ -713,21 +714,11 @@ def judged_of(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str])
 
 
 def refresh_mart(pipeline: Pipeline, mart: str, hour: datetime) -> int:
-    objective = {"objective": pipeline.settings.objective_seconds} if mart == "latency_by_hour" else {}
+    objective = Objective.of_settings(pipeline.settings).parameters if mart == "latency_by_hour" else {}
     return pipeline.warehouse.refresh_mart(mart, hour, **objective)
 
 
-def headline(pipeline: Pipeline, hour: datetime) -> dict[str, float]:
-    """P50 and P95 of the hour, all channels, for the stages that stakeholders were promised; seconds."""
-    rows = pipeline.warehouse.select(
-        "SELECT stage, p50_s, p95_s FROM latency_by_hour "
-        "WHERE partition_hour = $hour AND channel = 'all' AND stage IN ('flagged', 'judged')",
-        {"hour": hour},
-    )
-    return {
-        f"{stage} {name} seconds": round(row[column], 3)
-        for stage in ("flagged", "judged")
-        for row in rows
-        if row["stage"] == stage
-        for name, column in (("P50", "p50_s"), ("P95", "p95_s"))
-    }
+def headline(pipeline: Pipeline, mart: str, hour: datetime) -> dict[str, float]:
+    """What a mart says of the hour in a few numbers, the same ones for each hour, so that they can be plotted."""
+    [row] = pipeline.warehouse.select(sql(f"headline_{mart}"), {"hour": hour})
+    return {name: round(value, 3) for name, value in row.items() if value is not None}

@@ -11,6 +11,8 @@ import pytest
 
 from compliance_pipeline import quality, steps
 from compliance_pipeline.contracts.event import EventType
+from compliance_pipeline.figures.snapshots import folder_of, publish
+from compliance_pipeline.objective import Objective
 from compliance_pipeline.orchestration.checks import QUESTIONS
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.warehouse.tables import Row
@@ -213,3 +215,21 @@ def test_unscreenable_recordings_are_counted_by_reason(shop: Workshop) -> None:
     assert answer.passed
     assert answer.facts["unscreenable by reason"] == {"gone": 1}
     assert "(1 unscreenable)" in answer.description
+
+
+def test_a_snapshot_that_says_something_else_than_the_warehouse_is_found(shop: Workshop) -> None:
+    def answer() -> quality.Answer:
+        return quality.snapshot_says_what_the_warehouse_says(shop.pipeline, shop.at)
+
+    folder = folder_of(shop.pipeline.settings.home)
+    missing = answer()
+    assert (missing.passed, missing.serious) == (False, False)
+    published = publish(shop.warehouse, shop.inbox, folder, Objective(30.0), shop.clock()).manifest
+    assert answer().passed
+    shop.announce(recording(Kind.CHAT_SSN))
+    shop.run()
+    assert answer().facts["hours compared"] == 0, "what changed since is published soon"
+    with shop.warehouse.write() as connection:
+        connection.execute("UPDATE changed_hours SET change_no = $published", {"published": published.change_no})
+    wrong = answer()
+    assert (wrong.passed, len(wrong.facts["hours that differ"])) == (False, 1)

@@ -1,13 +1,18 @@
 """`compliance report` says what the snapshot holds, in words and as JSON."""
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from compliance_pipeline.cli import app
+from compliance_pipeline.ledger import ledger_table
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline_tests.workshop import Workshop, recording, workshop
 
@@ -21,10 +26,15 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
         yield shop
 
 
+def ledger_rows(shop: Workshop) -> list[dict[str, Any]]:
+    with shop.inbox.engine.connect() as connection:
+        return [dict(row) for row in connection.execute(sa.select(ledger_table)).mappings()]
+
+
 def test_before_anything_was_published_it_says_what_to_do(shop: Workshop) -> None:
     result = runner.invoke(app, ["report"])
     assert result.exit_code == 1
-    assert "compliance report --publish" in result.stderr
+    assert "`compliance report --publish`" in " ".join(result.stderr.split())
 
 
 def test_it_says_whether_the_promise_was_kept_where_the_time_went_and_what_was_found(shop: Workshop) -> None:
@@ -53,3 +63,57 @@ def test_a_filter_that_nothing_has_gives_an_empty_report(shop: Workshop) -> None
     assert shown.exit_code == 0
     assert "Nothing was to be flagged; 0 of 0 recordings were judged" in shown.output
     assert "No violation was found." in shown.output
+
+
+def test_the_violations_shown_are_written_as_csv_and_parquet_and_the_ledger_knows(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    shop.announce(recording(Kind.CHAT_CARD), recording(Kind.CHAT_SSN), recording(Kind.CHAT_CLEAN))
+    shop.run()
+    text, table = tmp_path / "shown.csv", tmp_path / "shown.parquet"
+    files = ["--csv", str(text), "--parquet", str(table)]
+    shown = runner.invoke(app, ["report", "--publish", "--json", *files])
+    assert shown.exit_code == 0, shown.output
+    said = json.loads(shown.stdout)
+    with text.open(newline="") as lines:
+        written = list(csv.DictReader(lines))
+    expected = sorted((row["rule_id"], row["recordings"]) for row in said["violations"])
+    rules = [row["rule_id"] for row in written]
+    assert sorted((rule, rules.count(rule)) for rule in set(rules)) == expected
+    with duckdb.connect() as connection:
+        query = f"SELECT recording_id, rule_id, masked FROM '{table}' ORDER BY ALL"
+        found = connection.execute(query).fetchall()
+    assert found == sorted((row["recording_id"], row["rule_id"], row["masked"]) for row in written)
+    assert len(found) == len(written) > 0
+    entries = [row for row in ledger_rows(shop) if row["kind"] == "export"]
+    assert sorted(json.loads(row["details"])["rows"] for row in entries) == [len(written)] * 2
+    assert {path.name for path in tmp_path.glob(".shown*")} == set()
+
+
+def test_filters_are_the_pages(shop: Workshop, tmp_path: Path) -> None:
+    shop.announce(recording(Kind.CHAT_CARD), recording(Kind.CHAT_SSN))
+    shop.run()
+    runner.invoke(app, ["report", "--publish"])
+
+    def said(*options: str) -> dict[str, Any]:
+        shown = runner.invoke(app, ["report", "--json", *options])
+        assert shown.exit_code == 0, shown.output
+        found: dict[str, Any] = json.loads(shown.stdout)
+        return found
+
+    everything = said()["violations"]
+    first = everything[0]
+    assert [row["rule_id"] for row in said("--rule", first["rule_id"])["violations"]] == [first["rule_id"]]
+    of_severity = [row["rule_id"] for row in everything if row["severity"] == first["severity"]]
+    assert [row["rule_id"] for row in said("--severity", first["severity"])["violations"]] == of_severity
+    assert said("--agent", "tok_nobody")["counts"]["received"] == 0
+    both = [said("--direction", direction)["counts"]["received"] for direction in ("inbound", "outbound")]
+    assert sum(both) == said()["counts"]["received"] == 2
+
+
+def test_a_folder_that_is_not_there_is_told_in_a_line(shop: Workshop, tmp_path: Path) -> None:
+    shop.announce(recording(Kind.CHAT_CARD))
+    shop.run()
+    shown = runner.invoke(app, ["report", "--publish", "--csv", str(tmp_path / "nowhere" / "shown.csv")])
+    assert shown.exit_code == 1
+    assert "can't be read or written" in shown.stderr

@@ -619,13 +619,15 @@ def test_a_recording_is_written_down_once_with_participants_as_they_came(shop: W
 
 
 def test_the_headline_is_that_of_the_mart(shop: Workshop) -> None:
-    assert steps.headline(shop.pipeline, shop.at) == {}
+    assert steps.headline(shop.pipeline, "latency_by_hour", shop.at) == {}
     shop.announce(CARD)
     shop.run()
-    figures = steps.headline(shop.pipeline, shop.at)
-    assert set(figures) == {f"{stage} {name} seconds" for stage in ("flagged", "judged") for name in ("P50", "P95")}
+    figures = steps.headline(shop.pipeline, "latency_by_hour", shop.at)
+    percentiles = {f"{stage} {name} seconds" for stage in ("flagged", "judged") for name in ("P50", "P95")}
+    assert set(figures) == percentiles | {"flagged", "flagged within the objective"}
     [row] = shop.warehouse.select("FROM latency_by_hour WHERE channel = 'all' AND stage = 'flagged'")
     assert figures["flagged P95 seconds"] == round(row["p95_s"], 3)
+    assert steps.headline(shop.pipeline, "violations_by_hour", shop.at)["violations"] == 1
 
 
 def test_a_recording_that_is_screened_anew_for_another_policy_has_one_set_of_findings(shop: Workshop) -> None:

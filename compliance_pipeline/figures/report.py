@@ -1,108 +1,70 @@
 """The report: the page's figures for one window, in one object."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compliance_pipeline.figures.figures import (
-    BUDGET,
-    Counts,
-    Filter,
-    Objective,
-    Percentiles,
-    burn_rate,
-    counts,
-    stages,
-    wilson,
-)
-from compliance_pipeline.figures.snapshots import Snapshot, sql
-
-
-@dataclass(frozen=True, slots=True)
-class Violations:
-    """Recordings that broke a rule, and those of which it could be decided, in the channels where it was broken."""
-
-    rule_id: str
-    violation_type: str
-    severity: str
-    recordings: int
-    screened: int
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        return wilson(self.recordings, self.screened)
+from compliance_pipeline.figures.chosen import Filter
+from compliance_pipeline.figures.promise import Counts, Headline, headline
+from compliance_pipeline.figures.snapshots import Snapshot
+from compliance_pipeline.figures.violations import RuleFigure, rules
+from compliance_pipeline.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """burn_rate: of the window. budget_left: of the 30 days up to the window's end; negative where it is overspent."""
+    """snapshot: its number."""
 
     snapshot: int
     chosen: Filter
     objective: Objective
-    counts: Counts
-    stages: Mapping[str, Percentiles]
-    violations: tuple[Violations, ...]
-    burn_rate: float | None
-    budget_left: float | None
+    headline: Headline
+    violations: tuple[RuleFigure, ...]
+
+    @property
+    def counts(self) -> Counts:
+        return self.headline.counts
 
     @property
     def sentence(self) -> str:
-        attained, counted = self.counts.attainment, self.counts
-        if attained is None:
+        counted, left = self.counts, self.headline.budget_left
+        if counted.attainment is None:
             kept = "Nothing was to be flagged"
         else:
+            by_channel = "".join(f", {channel} {limit:g} s" for channel, limit in self.objective.by_channel.items())
             kept = (
-                f"{attained:.2%} of {counted.flagged + counted.overdue:,} were flagged within "
-                f"{self.objective.seconds:g} s (promised: {self.objective.target:.0%})"
+                f"{counted.attainment:.2%} of {counted.due:,} were flagged within "
+                f"{self.objective.seconds:g} s{by_channel} (promised: {100 * self.objective.target:g}%)"
             )
         judged = f"{counted.judged:,} of {counted.received:,} recordings were judged"
-        left = "" if self.budget_left is None else f"; {self.budget_left:.0%} of the 30 days' budget is left"
-        return f"{kept}; {judged}{left}."
+        budget = "" if left is None else f"; {left:.0%} of the 30 days' budget is left"
+        return f"{kept}; {judged}{budget}."
 
     def as_json(self) -> dict[str, Any]:
+        head = self.headline
         chosen = asdict(self.chosen) | {"start": self.chosen.start.isoformat(), "end": self.chosen.end.isoformat()}
         return {
             "snapshot": self.snapshot,
             "window": chosen,
             "objective": asdict(self.objective),
-            "attainment": self.counts.attainment,
-            "burn_rate": self.burn_rate,
-            "budget_left": self.budget_left,
-            "coverage": self.counts.coverage,
-            "counts": asdict(self.counts),
-            "stages": {stage: asdict(found) for stage, found in self.stages.items()},
-            "violations": [asdict(one) | {"interval": one.interval} for one in self.violations],
+            "attainment": head.counts.attainment,
+            "burn_rate": head.burn_rate,
+            "burn_windows": [asdict(one) | {"firing": one.firing} for one in head.windows],
+            "budget_left": head.budget_left,
+            "coverage": head.counts.coverage,
+            "counts": asdict(head.counts),
+            "actions": {"sent": head.sent_actions, "failed": head.failed_actions, "retried": head.retried_actions},
+            "stages": {stage: asdict(found) for stage, found in head.stages.items()},
+            "violations": [
+                asdict(one) | {"interval": one.interval, "precision": one.precision} for one in self.violations
+            ],
         }
 
 
 def report_of(snapshot: Snapshot, chosen: Filter, objective: Objective) -> Report:
-    counted = counts(snapshot, chosen, objective)
-    burnt = burn_rate(counts(snapshot, chosen.over(BUDGET), objective), objective)
-    rows = snapshot.rows(sql("violations"), chosen.start, chosen.end, **chosen.dimensions)
-    found = stages(snapshot, chosen)
     return Report(
         snapshot.manifest.number,
         chosen,
         objective,
-        counted,
-        {stage: found[stage] for stage in STAGES if stage in found},
-        tuple(Violations(**row) for row in rows),
-        burn_rate(counted, objective),
-        None if burnt is None else 1 - burnt,
+        headline(snapshot, chosen, objective),
+        tuple(rules(snapshot, chosen)),
     )
-
-
-STAGES = (
-    "platform",
-    "delivery",
-    "queue",
-    "start",
-    "batch",
-    "fetch",
-    "analysis",
-    "first_finding",
-    "remediation",
-    "judged",
-    "flagged",
-)

@@ -1,17 +1,18 @@
-"""Published snapshots, which reports and pages read: Parquet files of an hour each, never changed, named by a manifest.
+"""Published snapshots, which reports and pages read: Parquet files that never change, named by a manifest.
 
 The warehouse's file can't be read while a run writes to it, and a page that waits for a run is no page. So each hour in
-which something changed is written anew beside, and becomes visible all at once, when a new manifest is renamed into
-place. Cost follows the hours that changed, never what is stored.
+which something changed is written anew beside, its day's rollups with it, and all becomes visible at once, when a new
+manifest is renamed into place. Cost follows the hours that changed and their days, never what is stored.
 """
 
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.resources import files
 from math import ceil, log
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from compliance_pipeline import reviews
 from compliance_pipeline.intake.hours import hour_of, partition_hour
+from compliance_pipeline.objective import Objective
 from compliance_pipeline.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -30,29 +33,28 @@ if TYPE_CHECKING:
 
 FACTS = ("interactions", "violations")
 """Made of one hour of the warehouse, by sql/snapshot/<table>.sql."""
-COPIES = ("stage_times", "findings", "verdicts", "remediations", "evidence")
+COPIES = ("stage_times", "findings", "verdicts", "remediations", "evidence", "sweeps")
 """An hour of the warehouse's table as it is: what a recording's page shows."""
-ROLLUPS = ("coverage", "latency")
-"""Made of the hour's facts, by sql/snapshot/<table>.sql."""
+HOURLY = ("coverage", "latency", "breaches", "rules", "undetermined", "losses", "actions", "completeness")
+"""Rollups by hour, made of an hour's files by sql/snapshot/<table>.sql, in one file a day."""
+DAILY = ("percentiles", "latency_days", "agents", "agent_rules")
+"""Rollups made of all hours of a UTC day."""
+ROLLUPS = HOURLY + DAILY
 TABLES = FACTS + COPIES + ROLLUPS
 CURRENT = "current.json"
 HOURS_AT_ONCE = 24
 """The warehouse is held while so many are read: a backfill of a year doesn't keep runs waiting."""
 KEPT_FOR = timedelta(minutes=15)
 """Files that no manifest names any more stay for so long: somebody may be reading them."""
+GROWTH = 1.0206
+"""Of a bucket of `latency` to the next: what is told for one is at most 1.02% off (DDSketch)."""
+EMPTY = datetime(1970, 1, 1, tzinfo=UTC)
+"""An hour without rows, so that a window without hours has columns."""
 
 
 @cache
 def sql(name: str) -> str:
     return files(__package__).joinpath("sql", f"{name}.sql").read_text("utf-8")
-
-
-EMPTY = datetime(1970, 1, 1, tzinfo=UTC)
-"""An hour without rows, so that a window without hours has columns."""
-
-
-GROWTH = 1.0206
-"""Of a bucket of `latency` to the next: what is told for one is at most 1.02% off (DDSketch)."""
 
 
 def bucket_of(seconds: float) -> int:
@@ -64,8 +66,37 @@ def seconds_of(bucket: int) -> float:
     return 2 * GROWTH**bucket / (1 + GROWTH)
 
 
+@cache
+def layout() -> str:
+    """Digest of how snapshots are made: one of another version is made anew."""
+    return sha256("\n".join([*TABLES, *(sql(f"snapshot/{table}") for table in FACTS + ROLLUPS)]).encode()).hexdigest()
+
+
 class NoSnapshot(Exception):
     """Nothing was published yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """The files of a day by table, relative to the folder: those of each hour, and the rollups."""
+
+    hours: Mapping[datetime, Mapping[str, str]]
+    rollups: Mapping[str, str]
+
+    @property
+    def names(self) -> set[str]:
+        return {name for its in self.hours.values() for name in its.values()} | set(self.rollups.values())
+
+    def dumps(self) -> str:
+        hours = {hour.isoformat(): dict(its) for hour, its in sorted(self.hours.items())}
+        return json.dumps({"hours": hours, "rollups": dict(self.rollups)})
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def read(path: Path) -> "Day":
+        """Kept in memory: what a path names never changes."""
+        said = json.loads(path.read_text())
+        return Day({datetime.fromisoformat(hour): its for hour, its in said["hours"].items()}, said["rollups"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +104,17 @@ class Manifest:
     """What a snapshot is made of.
 
     number: counts up. change_no: the warehouse's changes up to this one are in it. data_to: the time when it was read.
-    hours: of each hour, the tables' files, relative to the folder. retired: files of snapshots before, and since when.
+    objective: by which `in_time` was counted. days: of each UTC day, the file that names its files. retired: files of
+    snapshots before, and since when. layout: of the code that made it.
     """
 
     number: int
     change_no: int
     data_to: datetime
-    hours: Mapping[datetime, Mapping[str, str]]
+    objective: Objective | None = None
+    days: Mapping[date, str] = field(default_factory=dict)
     retired: Mapping[str, datetime] = field(default_factory=dict)
+    layout: str = field(default_factory=lambda: layout())
 
     def dumps(self) -> str:
         return json.dumps(
@@ -88,25 +122,43 @@ class Manifest:
                 "number": self.number,
                 "change_no": self.change_no,
                 "data_to": self.data_to.isoformat(),
-                "hours": {hour.isoformat(): dict(its) for hour, its in sorted(self.hours.items())},
+                "objective": self.objective and asdict(self.objective),
+                "days": {day.isoformat(): name for day, name in sorted(self.days.items())},
                 "retired": {name: at.isoformat() for name, at in self.retired.items()},
+                "layout": self.layout,
             }
         )
 
     @classmethod
     def loads(cls, text: str) -> "Manifest":
         said = json.loads(text)
-        hours = {datetime.fromisoformat(hour): its for hour, its in said["hours"].items()}
-        retired = {name: datetime.fromisoformat(at) for name, at in said["retired"].items()}
-        return cls(said["number"], said["change_no"], datetime.fromisoformat(said["data_to"]), hours, retired)
+        return cls(
+            said["number"],
+            said["change_no"],
+            datetime.fromisoformat(said["data_to"]),
+            said["objective"] and Objective(**said["objective"]),
+            {date.fromisoformat(day): name for day, name in said["days"].items()},
+            {name: datetime.fromisoformat(at) for name, at in said["retired"].items()},
+            said["layout"],
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Raises FileNotFoundError."""
+        return cls.loads((folder / CURRENT).read_text())
 
     @classmethod
     def current(cls, folder: Path) -> "Manifest":
-        """Raises NoSnapshot."""
+        """One that is whole, and made by this version. Raises NoSnapshot."""
         try:
-            return cls.loads((folder / CURRENT).read_text())
+            manifest = cls.read(folder)
         except FileNotFoundError:
-            raise NoSnapshot("nothing was published yet: `compliance report --publish` does, and each run") from None
+            raise NoSnapshot(
+                "nothing was published yet: the snapshot sensor does so soon, `compliance report --publish` at once"
+            ) from None
+        if manifest.data_to == EMPTY or manifest.layout != layout():
+            raise NoSnapshot("the figures are being counted for the first time, or anew after an upgrade")
+        return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,42 +173,108 @@ def folder_of(home: Path) -> Path:
     return home / "snapshots"
 
 
-def publish(warehouse: Warehouse, inbox: "Inbox", folder: Path, objective_s: float, now: datetime) -> Published:
+def publish(warehouse: Warehouse, inbox: "Inbox", folder: Path, objective: Objective, now: datetime) -> Published:
     """Write the hours that changed since the current snapshot, and make a new one current. One publisher at a time.
 
-    Killed at any point it leaves the snapshot before as it is. Done again with nothing new it changes nothing but
-    `data_to`. The number goes up only when a figure may have changed.
+    A long backlog is published in parts, so that a publisher that is killed has not worked for nothing; `data_to` moves
+    with the last. Done again with nothing new it changes nothing but `data_to`. The number goes up only when a figure
+    may have changed.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    renewed: set[datetime] = set()
     with FileLock(folder / "publish.lock"):
-        try:
-            before = Manifest.current(folder)
-        except NoSnapshot:
-            before = Manifest(0, 0, EMPTY, {})
-        changed, change_no = warehouse.changed_hours(before.change_no)
-        open_hours = [hour_of(key) for key in inbox.hours_changed(before.data_to)]
-        hours = sorted({*changed, *open_hours, *({EMPTY} - before.hours.keys())}, reverse=True)
-        written: dict[datetime, dict[str, str]] = {}
-        for first in range(0, len(hours), HOURS_AT_ONCE):
-            some = hours[first : first + HOURS_AT_ONCE]
-            items = {hour: inbox.items(partition_hour(hour)) for hour in some if hour != EMPTY}
-            with warehouse.read() as connection:
-                for hour in some:
-                    written[hour] = _write_hour(connection, folder, hour, items.get(hour, ()), objective_s)
-        changed_now = tuple(hour for hour in hours if before.hours.get(hour) != written[hour])
-        named = {name for its in written.values() for name in its.values()}
-        gone = {name for hour in changed_now for name in before.hours.get(hour, {}).values()} - named
-        manifest = _clean_up(folder, before, now)
-        manifest = replace(
-            manifest,
-            number=before.number + bool(changed_now),
-            change_no=change_no,
-            data_to=now,
-            hours={**before.hours, **written},
-            retired={**manifest.retired, **dict.fromkeys(gone, now)},
-        )
-        _replace(folder / CURRENT, manifest.dumps().encode())
-    return Published(manifest, changed_now)
+        before = _before(folder)
+        changed = warehouse.changed_hours(before.change_no)
+        backlog = list(changed)
+        while len(backlog) > HOURS_AT_ONCE:
+            last = changed[backlog[HOURS_AT_ONCE - 1]]
+            some = {hour for hour in backlog if changed[hour] <= last}
+            backlog = [hour for hour in backlog if hour not in some]
+            days, gone = _publish_hours(warehouse, inbox, folder, before, objective, some, renewed)
+            before = _replace(folder, before, objective, days, gone, last, now, data_to=before.data_to)
+        said = {*inbox.hours_changed(before.data_to), *reviews.hours_changed(inbox.engine, before.data_to)}
+        hours = {*backlog, *map(hour_of, said)} | ({EMPTY} if EMPTY.date() not in before.days else set())
+        days, gone = _publish_hours(warehouse, inbox, folder, before, objective, hours, renewed)
+        newest = max(changed.values(), default=before.change_no)
+        manifest = _replace(folder, before, objective, days, gone, newest, now, data_to=now)
+    return Published(manifest, tuple(sorted(renewed, reverse=True)))
+
+
+def _before(folder: Path) -> Manifest:
+    try:
+        before = Manifest.read(folder)
+    except FileNotFoundError:
+        return Manifest(0, 0, EMPTY)
+    if before.layout == layout():
+        return before
+    files = set(before.days.values()).union(*(Day.read(folder / name).names for name in before.days.values()))
+    return Manifest(before.number, 0, EMPTY, retired={**before.retired, **dict.fromkeys(files, before.data_to)})
+
+
+def _publish_hours(
+    warehouse: Warehouse,
+    inbox: "Inbox",
+    folder: Path,
+    before: Manifest,
+    objective: Objective,
+    hours: set[datetime],
+    renewed: set[datetime],
+) -> tuple[dict[date, str], set[str]]:
+    """The days with these hours written anew, and the files that are no longer named. Adds to `renewed`."""
+    written = _write_hours(warehouse, inbox, folder, sorted(hours, reverse=True))
+    days, gone = dict(before.days), set[str]()
+    all_again = objective != before.objective
+    for day in sorted(days.keys() | written.keys() if all_again else written.keys()):
+        old = Day.read(folder / days[day]) if day in days else Day({}, {})
+        some = {hour: its for hour, its in written.get(day, {}).items() if old.hours.get(hour) != its}
+        again = {**old.hours, **some} if all_again else some
+        if again:
+            new = roll_up(folder, day, old, some, again, objective)
+            gone |= old.names | ({days[day]} if day in days else set())
+            days[day] = write_day(folder, day, new)
+            gone -= new.names | {days[day]}
+            renewed.update(some)
+    return days, gone
+
+
+def _replace(
+    folder: Path,
+    before: Manifest,
+    objective: Objective,
+    days: Mapping[date, str],
+    gone: set[str],
+    change_no: int,
+    now: datetime,
+    *,
+    data_to: datetime,
+) -> Manifest:
+    changed = [name for day, name in days.items() if before.days.get(day) != name]
+    named = set(changed).union(*(Day.read(folder / name).names for name in changed))
+    retired = {name: at for name, at in before.retired.items() if name not in named}
+    due = {name for name, at in retired.items() if at < now - KEPT_FOR}
+    _remove(folder, due, now - KEPT_FOR)
+    kept = {name: at for name, at in retired.items() if name not in due}
+    manifest = Manifest(
+        before.number + bool(changed), change_no, data_to, objective, days, {**dict.fromkeys(gone, now), **kept}
+    )
+    make_current(folder, manifest)
+    return manifest
+
+
+def _write_hours(
+    warehouse: Warehouse, inbox: "Inbox", folder: Path, hours: Sequence[datetime]
+) -> dict[date, dict[datetime, dict[str, str]]]:
+    written: defaultdict[date, dict[datetime, dict[str, str]]] = defaultdict(dict)
+    for first in range(0, len(hours), HOURS_AT_ONCE):
+        some = hours[first : first + HOURS_AT_ONCE]
+        keys = {hour: partition_hour(hour) for hour in some if hour != EMPTY}
+        items = {hour: inbox.items(key) for hour, key in keys.items()}
+        decided = {hour: reviews.of_hour(inbox.engine, key) for hour, key in keys.items()}
+        with warehouse.read() as connection:
+            for hour in some:
+                its = _write_hour(connection, folder, hour, items.get(hour, ()), decided.get(hour, ()))
+                written[hour.date()][hour] = its
+    return written
 
 
 def _write_hour(
@@ -164,72 +282,142 @@ def _write_hour(
     folder: Path,
     hour: datetime,
     items: "Sequence[InboxItem]",
-    objective_s: float,
+    decided: Sequence[reviews.Review],
 ) -> dict[str, str]:
     """The hour's files by table. A file is named by what is in it, so the same content is the same file."""
-    known = [_known(item) for item in items if item.state != "listed"] or [_NOBODY]
-    where = folder / f"{hour:%Y-%m-%d}"
-    where.mkdir(exist_ok=True)
-    made: dict[str, str] = {}
+    known = [_known(item) for item in items if item.state != "listed"] or [dict.fromkeys(_KNOWN)]
+    said = [
+        {"recording_id": one.recording_id, "rule_id": one.rule_id, "decision": str(one.decision), "at": one.at}
+        for one in decided
+    ] or [dict.fromkeys(("recording_id", "rule_id", "decision", "at"))]
 
-    def keep(table: str, query: str, parameters: Mapping[str, Any]) -> None:
-        part = where / f".{hour:%H}-{table}-{secrets.token_hex(4)}.part"
-        try:
-            connection.execute(f"COPY ({query}) TO '{_quoted(part)}' (FORMAT parquet, COMPRESSION zstd)", parameters)
-            name = f"{hour:%Y-%m-%d}/{hour:%H}-{table}-{sha256(part.read_bytes()).hexdigest()[:16]}.parquet"
-            _sync(part)
-            part.replace(folder / name)
-        finally:
-            part.unlink(missing_ok=True)
-        made[table] = name
+    def keep(table: str, query: str, **parameters: Any) -> str:
+        return _keep(connection, folder, hour.date(), f"{hour:%H}-{table}", query, {"hour": hour, **parameters})
 
-    keep("interactions", sql("snapshot/interactions"), {"hour": hour, "inbox": known})
-    keep("violations", sql("snapshot/violations"), {"hour": hour})
-    for table in COPIES:
-        keep(table, f"FROM {table} WHERE partition_hour = $hour ORDER BY ALL", {"hour": hour})
-    of = [str(folder / made["interactions"])]
-    keep("coverage", sql("snapshot/coverage"), {"interactions": of, "objective_s": objective_s})
-    keep("latency", sql("snapshot/latency"), {"interactions": of})
-    return made
+    return {
+        "interactions": keep("interactions", sql("snapshot/interactions"), inbox=known, reviews=said),
+        "violations": keep("violations", sql("snapshot/violations"), reviews=said),
+        **{table: keep(table, f"FROM {table} WHERE partition_hour = $hour ORDER BY ALL") for table in COPIES},
+    }
 
 
-_NOBODY = dict.fromkeys(
-    (
-        "recording_id",
-        "available_at",
-        "received_at",
-        "source",
-        "channel",
-        "direction",
-        "queue",
-        "agent",
-        "state",
-        "reason",
-    ),
-    None,
-) | {"found_by_sweep": False, "duplicates": 0, "attempts": 0}
+def roll_up(
+    folder: Path,
+    day: date,
+    old: Day,
+    new: Mapping[datetime, Mapping[str, str]],
+    again: Mapping[datetime, Mapping[str, str]],
+    objective: Objective,
+) -> Day:
+    """The day with the files of its `new` hours in place. Its rollups are counted anew for the hours in `again`; what
+    they say of its other hours is taken over."""
+    hours = {**old.hours, **new}
+
+    def lists(query: str, of: Collection[Mapping[str, str]]) -> dict[str, Any]:
+        return {
+            table: [str(folder / its[table]) for its in of]
+            for table in FACTS + COPIES
+            if f"read_parquet(${table})" in query
+        }
+
+    rollups = {}
+    with _connect() as connection:
+        for table in HOURLY:
+            query = sql(f"snapshot/{table}")
+            parameters = lists(query, again.values())
+            if "$objective_s" in query:
+                parameters |= objective.parameters
+            if old.rollups:
+                parameters |= {"before": str(folder / old.rollups[table]), "again": list(again)}
+                query = (
+                    f"FROM read_parquet($before) WHERE NOT list_contains($again, partition_hour) "
+                    f"UNION ALL BY NAME ({query})"
+                )
+            rollups[table] = _keep(connection, folder, day, table, f"FROM ({query}) ORDER BY ALL", parameters)
+        for table in DAILY:
+            query = sql(f"snapshot/{table}")
+            parameters = {"latency": str(folder / rollups["latency"])} if "$latency" in query else {}
+            parameters |= lists(query, hours.values())
+            rollups[table] = _keep(connection, folder, day, table, f"FROM ({query}) ORDER BY ALL", parameters)
+    return Day(hours, rollups)
+
+
+def _connect() -> "DuckDBPyConnection":
+    import duckdb
+
+    connection = duckdb.connect(config={"threads": 2, "memory_limit": "256MB"})
+    connection.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true; SET enable_progress_bar = false")
+    return connection
+
+
+def write_day(folder: Path, day: date, content: Day) -> str:
+    """The name of the file that names the day's files."""
+    said = content.dumps().encode()
+    name = f"{day}/day-{sha256(said).hexdigest()[:16]}.json"
+    if not (folder / name).exists():
+        _write(folder / name, said)
+    return name
+
+
+def make_current(folder: Path, manifest: Manifest) -> None:
+    _write(folder / CURRENT, manifest.dumps().encode())
+
+
+_KNOWN = (
+    "recording_id",
+    "available_at",
+    "received_at",
+    "source",
+    "channel",
+    "direction",
+    "queue",
+    "agent",
+    "state",
+    "reason",
+    "found_by_sweep",
+    "duplicates",
+    "attempts",
+)
 
 
 def _known(item: "InboxItem") -> dict[str, Any]:
     event = item.recording_event
-    return {
-        "recording_id": item.recording_id,
-        "available_at": item.available_at,
-        "received_at": item.received_at,
-        "source": item.source,
-        "channel": str(event.channel),
-        "direction": event.direction and str(event.direction),
-        "queue": event.queue,
-        "agent": event.agent,
-        "state": str(item.state),
-        "reason": item.reason,
-        "found_by_sweep": item.found_by_sweep,
-        "duplicates": item.duplicates,
-        "attempts": item.attempts,
-    }
+    said: tuple[Any, ...] = (
+        item.recording_id,
+        item.available_at,
+        item.received_at,
+        item.source,
+        str(event.channel),
+        event.direction and str(event.direction),
+        event.queue,
+        event.agent,
+        str(item.state),
+        item.reason,
+        item.found_by_sweep,
+        item.duplicates,
+        item.attempts,
+    )
+    return dict(zip(_KNOWN, said, strict=True))
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _keep(
+    connection: "DuckDBPyConnection", folder: Path, day: date, name: str, query: str, parameters: Mapping[str, Any]
+) -> str:
+    """The name of the Parquet file with the query's rows, relative to the folder."""
+    where = folder / day.isoformat()
+    where.mkdir(exist_ok=True)
+    part = where / f".{name}-{secrets.token_hex(4)}.part"
+    try:
+        connection.execute(f"COPY ({query}) TO '{_quoted(part)}' (FORMAT parquet, COMPRESSION zstd)", parameters)
+        kept = f"{day}/{name}-{sha256(part.read_bytes()).hexdigest()[:16]}.parquet"
+        _sync(part)
+        part.replace(folder / kept)
+    finally:
+        part.unlink(missing_ok=True)
+    return kept
+
+
+def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     part.write_bytes(content)
     _sync(part)
@@ -249,48 +437,61 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _clean_up(folder: Path, manifest: Manifest, now: datetime) -> Manifest:
-    """Remove what was retired long enough ago that nobody reads it; what a killed publisher left goes with its day."""
-    due = [name for name, at in manifest.retired.items() if at < now - KEPT_FOR]
-    for name in due:
+def _remove(folder: Path, names: Collection[str], before: datetime) -> None:
+    """These files, and what killed publishers left beside them."""
+    for name in names:
         (folder / name).unlink(missing_ok=True)
         for left in (folder / name).parent.glob(".*.part"):
-            if datetime.fromtimestamp(left.stat().st_mtime, UTC) < now - KEPT_FOR:
+            if datetime.fromtimestamp(left.stat().st_mtime, UTC) < before:
                 left.unlink(missing_ok=True)
-    return replace(manifest, retired={name: at for name, at in manifest.retired.items() if name not in due})
 
 
 class Snapshot:
     """One published state, as SQL sees it. Threads may share it; it stays readable for KEPT_FOR after the next one."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        import duckdb
-
         self.folder, self.manifest = folder, manifest
-        self._database = duckdb.connect(config={"threads": 2, "memory_limit": "256MB"})
-        self._database.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true")
+        self._database = _connect()
 
     @classmethod
     def current(cls, folder: Path) -> "Snapshot":
         """Raises NoSnapshot."""
         return cls(folder, Manifest.current(folder))
 
+    def hours(self, start: datetime, end: datetime) -> list[datetime]:
+        """Those in [start, end) that have recordings, oldest first."""
+        first = start.replace(minute=0, second=0, microsecond=0)
+        return [hour for day in self._days(start, end) for hour in sorted(day.hours) if first <= hour < end]
+
     def rows(self, query: str, start: datetime, end: datetime, **parameters: Any) -> list[dict[str, Any]]:
         """The rows of a query over `read_parquet($table)` of TABLES, whose files are those of hours in [start, end).
 
-        A file holds a whole hour: the query asks for $start and $end itself.
+        A file holds a whole hour, or for rollups a UTC day: the query asks for $start and $end itself.
         """
         if "$start" in query:
             parameters |= {"start": start, "end": end}
+        days = [self._named(EMPTY.date()), *self._days(start, end)]
         first = start.replace(minute=0, second=0, microsecond=0)
-        hours = [EMPTY, *(hour for hour in self.manifest.hours if first <= hour < end)]
         for table in TABLES:
-            if f"read_parquet(${table})" in query:
-                parameters[table] = [str(self.folder / self.manifest.hours[hour][table]) for hour in hours]
+            if f"read_parquet(${table})" not in query:
+                continue
+            if table in ROLLUPS:
+                names = [day.rollups[table] for day in days]
+            else:
+                names = [days[0].hours[EMPTY][table]]
+                names += [its[table] for day in days[1:] for hour, its in day.hours.items() if first <= hour < end]
+            parameters[table] = [str(self.folder / name) for name in names]
         with self._database.cursor() as cursor:
             result = cursor.execute(query, parameters)
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    def _named(self, day: date) -> Day:
+        return Day.read(self.folder / self.manifest.days[day])
+
+    def _days(self, start: datetime, end: datetime) -> list[Day]:
+        first, last = start.astimezone(UTC).date(), end.astimezone(UTC).date()
+        return [self._named(day) for day in sorted(self.manifest.days) if first <= day <= last and day != EMPTY.date()]
 
     def close(self) -> None:
         self._database.close()

@@ -156,6 +156,7 @@ def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
             **{f"{action} failed": count for action, count in sorted(report.failed.items())},
             **{f"{action} given up": count for action, count in sorted(report.dead.items())},
             "recordings settled": report.settled,
+            "page": _page(pipeline.pipeline, batch.hour),
             **table_metadata(pipeline.pipeline, "remediations", batch),
         }
     )
@@ -393,7 +394,7 @@ def _hours_table(rows: "tuple[SweepRow, ...]") -> str:
             owners=OWNERS,
             kinds={"duckdb", "sql"},
             description="Exact P50, P95 and P99 of each stage by channel, and how many were flagged within the "
-            "objective.",
+            "objective (docs/metrics.md).",
         ),
         dg.AssetSpec(
             "violations_by_hour",
@@ -401,7 +402,8 @@ def _hours_table(rows: "tuple[SweepRow, ...]") -> str:
             group_name="reporting",
             owners=OWNERS,
             kinds={"duckdb", "sql"},
-            description="Recordings that broke each rule, by channel, beside those that could be screened.",
+            description="Recordings that broke each rule, by channel, beside those that could be screened "
+            "(docs/metrics.md).",
         ),
     ],
     partitions_def=hourly,
@@ -414,8 +416,47 @@ def marts(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iter
     for key in sorted(context.selected_asset_keys):
         mart = key.to_user_string()
         steps.refresh_mart(pipeline.pipeline, mart, batch.hour)
-        figures = steps.headline(pipeline.pipeline, batch.hour) if mart == MARTS[0] else {}
-        yield dg.MaterializeResult(asset_key=key, metadata=figures | table_metadata(pipeline.pipeline, mart, batch))
+        shown = steps.headline(pipeline.pipeline, mart, batch.hour)
+        yield dg.MaterializeResult(
+            asset_key=key,
+            metadata=shown
+            | table_metadata(pipeline.pipeline, mart, batch)
+            | {"dagster/column_lineage": LINEAGE[mart], "page": _page(pipeline.pipeline, batch.hour)},
+        )
+
+
+def _lineage(**columns: tuple[str, ...]) -> dg.TableColumnLineage:
+    """columns: of each, what it is made of, as asset.column."""
+    return dg.TableColumnLineage(
+        {column: [dg.TableColumnDep(*dep.split(".")) for dep in deps] for column, deps in columns.items()}
+    )
+
+
+_TIMES = ("recordings.available_at", "recordings.received_at", "verdicts.judged_at", "remediations.revised_at")
+_NEWEST = ("verdicts.recording_id", "verdicts.policy_version", "verdicts.engine_version", "verdicts.judged_at")
+LINEAGE = {
+    "latency_by_hour": _lineage(
+        partition_hour=("recordings.partition_hour",),
+        channel=("recordings.channel",),
+        **dict.fromkeys(("recordings", "p50_s", "p95_s", "p99_s", "max_s", "within_objective"), _TIMES),
+    ),
+    "violations_by_hour": _lineage(
+        partition_hour=("verdicts.partition_hour",),
+        channel=("verdicts.channel",),
+        rule_id=("verdicts.rule_id",),
+        violation_type=("verdicts.violation_type",),
+        severity=("verdicts.severity",),
+        verdict=("verdicts.verdict",),
+        recordings=_NEWEST,
+        screened=(*_NEWEST, "verdicts.verdict", "verdicts.undetermined_rules"),
+    ),
+}
+
+
+def _page(pipeline: steps.Pipeline, hour: datetime) -> dg.UrlMetadataValue:
+    """The analysts' page of the hour."""
+    window = f"from={hour:%Y-%m-%dT%H:%MZ}&to={hour + timedelta(hours=1):%Y-%m-%dT%H:%MZ}"
+    return dg.MetadataValue.url(f"{pipeline.settings.dashboard_base_url}/violations?{window}")
 
 
 snapshot = dg.AssetSpec(

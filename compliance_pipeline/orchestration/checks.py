@@ -54,16 +54,17 @@ def hourly_checks(context: dg.AssetCheckExecutionContext, pipeline: PipelineReso
         yield _result(asset, question.__name__, answer)
 
 
-SWEEP_QUESTIONS: tuple[Question, ...] = (
-    quality.nothing_is_missing,
-    quality.deliveries_arrive,
-)
+SWEEP_QUESTIONS: dict[Question, str] = {
+    quality.nothing_is_missing: "reconciliation",
+    quality.deliveries_arrive: "reconciliation",
+    quality.snapshot_says_what_the_warehouse_says: "snapshot",
+}
 
 
 @dg.multi_asset_check(
     specs=[
-        dg.AssetCheckSpec(question.__name__, asset="reconciliation", description=question.__doc__)
-        for question in SWEEP_QUESTIONS
+        dg.AssetCheckSpec(question.__name__, asset=asset, description=question.__doc__)
+        for question, asset in SWEEP_QUESTIONS.items()
     ],
     can_subset=True,
 )
@@ -72,9 +73,9 @@ def reconciliation_checks(
 ) -> Iterator[dg.AssetCheckResult]:
     since = utc_now() - timedelta(hours=pipeline.pipeline.settings.sweep_hours)
     selected = {key.name for key in context.selected_asset_check_keys}
-    for question in SWEEP_QUESTIONS:
+    for question, asset in SWEEP_QUESTIONS.items():
         if question.__name__ in selected:
-            yield _result("reconciliation", question.__name__, question(pipeline.pipeline, since))
+            yield _result(asset, question.__name__, question(pipeline.pipeline, since))
 
 
 def _result(asset: str, name: str, answer: quality.Answer) -> dg.AssetCheckResult:

@@ -32,7 +32,10 @@ PUBLISH_WAIT_S = 20.0
 
 flag_recordings = dg.define_asset_job(
     "flag_recordings",
-    selection=dg.AssetSelection.all() - dg.AssetSelection.groups("assurance") - dg.AssetSelection.assets("evidence"),
+    selection=dg.AssetSelection.all()
+    - dg.AssetSelection.groups("assurance")
+    - dg.AssetSelection.assets("evidence", "snapshot")
+    - dg.AssetSelection.checks_for_assets("snapshot"),
     executor_def=dg.in_process_executor,
     description="One micro-batch of an hour: from newly available recordings to flags, remediation and figures.",
 )
@@ -48,7 +51,7 @@ keep_evidence = dg.define_asset_job(
 
 reconcile = dg.define_asset_job(
     "reconcile",
-    selection=dg.AssetSelection.assets("reconciliation"),
+    selection=dg.AssetSelection.assets("reconciliation") | dg.AssetSelection.checks_for_assets("snapshot"),
     executor_def=dg.in_process_executor,
     description="Asks the platform what became available in the last hours, and takes in what no event announced.",
 )
@@ -228,6 +231,7 @@ def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     """Publishes the hours that changed, for reports and pages. Starts no run: that would cost more than the work."""
     from compliance_pipeline.figures.snapshots import folder_of, publish
     from compliance_pipeline.intake.inbox import Inbox
+    from compliance_pipeline.objective import Objective
     from compliance_pipeline.settings import Settings
     from compliance_pipeline.warehouse.warehouse import Warehouse, WarehouseBusy
 
@@ -236,7 +240,7 @@ def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     inbox = Inbox(settings.inbox_database_url)
     try:
         inbox.create()
-        done = publish(warehouse, inbox, folder_of(settings.home), settings.objective_seconds, utc_now())
+        done = publish(warehouse, inbox, folder_of(settings.home), Objective.of_settings(settings), utc_now())
     except WarehouseBusy as busy:
         return dg.SkipReason(str(busy))
     finally:
@@ -246,7 +250,7 @@ def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     metadata: dict[str, int | str] = {
         "snapshot": done.manifest.number,
         "hours written": len(done.hours),
-        "hours in all": len(done.manifest.hours) - 1,
+        "days in all": len(done.manifest.days) - 1,
         "data to": f"{done.manifest.data_to:%F %T} UTC",
     }
     return dg.SensorResult(asset_events=[dg.AssetMaterialization("snapshot", metadata=metadata)])

@@ -209,11 +209,17 @@ class Warehouse:
             _note_change(connection, [hour])
             return int(connection.execute(sql(mart), {"hour": hour, **parameters}).fetchall()[0][0])
 
-    def changed_hours(self, since: int) -> tuple[list[datetime], int]:
-        """Hours in which something was stored after change number `since`, newest first, and the newest number."""
-        rows = self.select("SELECT partition_hour, change_no FROM changed_hours ORDER BY partition_hour DESC")
-        last = max((row["change_no"] for row in rows), default=0)
-        return [row["partition_hour"] for row in rows if row["change_no"] > since], last
+    def changed_hours(self, since: int) -> dict[datetime, int]:
+        """Hours in which something was stored after change number `since`, with their newest number, lowest first.
+
+        All of them, where the warehouse is behind that number: it was restored from a backup.
+        """
+        rows = self.select(
+            "SELECT partition_hour, change_no, max(change_no) OVER () AS newest FROM changed_hours "
+            "QUALIFY change_no > $since OR newest < $since ORDER BY change_no, partition_hour",
+            {"since": since},
+        )
+        return {row["partition_hour"]: row["change_no"] for row in rows}
 
     def describe(self, table: str, hour: datetime) -> "Described":
         with self.read() as connection:

@@ -9,15 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compliance_pipeline import reviews
+from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.figures import snapshots
-from compliance_pipeline.figures.snapshots import EMPTY, KEPT_FOR, NoSnapshot, Published, Snapshot, publish
+from compliance_pipeline.figures.snapshots import (
+    EMPTY,
+    KEPT_FOR,
+    NoSnapshot,
+    Published,
+    Snapshot,
+    publish,
+)
+from compliance_pipeline.objective import Objective
 from compliance_pipeline.sandbox.calls import Kind
-from compliance_pipeline_tests.workshop import Workshop, recording, workshop
+from compliance_pipeline_tests.workshop import Workshop, incoming, recording, workshop
 
 CARD, SSN, CLEAN, TONES = (
     recording(kind) for kind in (Kind.CHAT_CARD, Kind.CHAT_SSN, Kind.CHAT_CLEAN, Kind.VOICE_TONES)
 )
 HOUR = timedelta(hours=1)
+OBJECTIVE = Objective(30.0)
 
 
 @pytest.fixture
@@ -30,8 +41,8 @@ def folder(shop: Workshop) -> Path:
     return shop.pipeline.settings.home / "snapshots"
 
 
-def published(shop: Workshop) -> Published:
-    return publish(shop.warehouse, shop.inbox, folder(shop), 30.0, shop.clock())
+def published(shop: Workshop, objective: Objective = OBJECTIVE) -> Published:
+    return publish(shop.warehouse, shop.inbox, folder(shop), objective, shop.clock())
 
 
 def rows(shop: Workshop, query: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -40,6 +51,13 @@ def rows(shop: Workshop, query: str, **parameters: Any) -> list[dict[str, Any]]:
         return snapshot.rows(query, shop.at, shop.at + HOUR, **parameters)
     finally:
         snapshot.close()
+
+
+def total(shop: Workshop, table: str, *columns: str) -> tuple[int, ...]:
+    [found] = rows(
+        shop, f"SELECT {', '.join(f'sum({name})::BIGINT AS {name}' for name in columns)} FROM read_parquet(${table})"
+    )
+    return tuple(found[name] for name in columns)
 
 
 def test_before_the_first_there_is_none(shop: Workshop) -> None:
@@ -67,10 +85,13 @@ def test_what_is_judged_waiting_and_given_up_on_is_there_with_its_times(shop: Wo
     )
     assert flagged["flagged_s"] == stage["seconds"]
     assert (flagged["verdict"], flagged["tagged_at"] is not None) == ("VIOLATION_DETECTED", True)
-    [coverage] = rows(shop, "FROM read_parquet($coverage) WHERE dimension = 'all'")
-    assert {name: coverage[name] for name in ("received", "judged", "waiting", "dead_letters", "flagged")} == {
-        "received": 4, "judged": 2, "waiting": 1, "dead_letters": 1, "flagged": 1,
-    }  # fmt: skip
+    assert total(shop, "coverage", "received", "fetched", "judged", "waiting", "dead_letters", "flagged", "tagged") == (
+        4, 2, 2, 1, 1, 1, 1
+    )  # fmt: skip
+    [lost] = rows(shop, "FROM read_parquet($losses) WHERE status = 'dead_letter'")
+    assert (lost["reason"], lost["recordings"]) == ("no media", 1)
+    assert total(shop, "rules", "violations", "open", "confirmed") == (1, 1, 0)
+    assert total(shop, "actions", "planned", "done", "dead") == (2, 2, 0)
 
 
 def test_only_hours_that_changed_are_written_anew_and_no_file_ever_changes(shop: Workshop) -> None:
@@ -86,6 +107,53 @@ def test_only_hours_that_changed_are_written_anew_and_no_file_ever_changes(shop:
     shop.run()
     assert published(shop).hours == (shop.at,)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_one_hour_changes_in_a_day_leaves_what_its_other_hours_say(shop: Workshop) -> None:
+    other = shop.at + (HOUR if shop.at.hour < 23 else -HOUR)
+    shop.announce(CARD, CLEAN)
+    shop.run()
+    published(shop)
+    moment = other + timedelta(minutes=5)
+    shop.inbox.store([incoming(SSN, EventType.AVAILABLE, moment)], moment)
+    assert published(shop).hours == (other,)
+    whole = (
+        "SELECT partition_hour, sum(received)::INT AS received FROM read_parquet($coverage) GROUP BY ALL ORDER BY ALL"
+    )
+    assert [tuple(row.values()) for row in rows(shop, whole)] == sorted([(shop.at, 2), (other, 1)])
+
+
+def test_a_decision_on_a_finding_is_in_the_next_one(shop: Workshop) -> None:
+    shop.announce(CARD)
+    shop.run()
+    published(shop)
+    [broken] = rows(shop, "SELECT rule_id FROM read_parquet($violations)")
+    reviews.decide(
+        shop.inbox.engine, CARD.recording_id, shop.hour, [broken["rule_id"]], reviews.Decision.DISMISSED, "a test",
+        "ann", shop.clock(), broken=[broken["rule_id"]], request_key="1",
+    )  # fmt: skip
+    assert published(shop).hours == (shop.at,)
+    assert total(shop, "rules", "open", "confirmed", "dismissed") == (0, 0, 1)
+    assert total(shop, "coverage", "reviewed") == (1,)
+
+
+def test_a_new_objective_is_counted_by_for_all_that_is_stored(shop: Workshop) -> None:
+    shop.announce(CARD, TONES)
+    shop.run()
+    published(shop)
+    assert total(shop, "coverage", "flagged", "in_time") == (2, 2)
+    by_channel = Objective(30.0, by_channel={"chat": 0.0})
+    done = published(shop, by_channel)
+    assert (done.hours, done.manifest.objective) == ((), by_channel)
+    assert total(shop, "coverage", "flagged", "in_time") == (2, 1)
+    assert total(shop, "breaches", "recordings") == (1,)
+
+
+def test_the_manifest_grows_by_a_line_a_day_not_by_its_files(shop: Workshop) -> None:
+    shop.announce(CARD)
+    shop.run()
+    manifest = published(shop).manifest
+    assert set(manifest.days) == {EMPTY.date(), shop.at.date()}
 
 
 def test_a_reader_keeps_its_snapshot_while_others_are_published_and_old_files_go_later(shop: Workshop) -> None:
@@ -121,13 +189,58 @@ def test_a_publisher_that_dies_leaves_the_snapshot_before_it(shop: Workshop, mon
     shop.announce(SSN)
     shop.run()
     with monkeypatch.context() as patched:
-        patched.setattr(snapshots, "_replace", dies)
+        patched.setattr(snapshots, "make_current", dies)
         with pytest.raises(Killed):
             published(shop)
     count = "SELECT count(*) AS n FROM read_parquet($interactions)"
     assert rows(shop, count) == [{"n": 1}]
     published(shop)
     assert rows(shop, count) == [{"n": 2}]
+
+
+def test_a_long_backlog_is_published_in_parts_that_a_kill_leaves(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(snapshots, "HOURS_AT_ONCE", 1)
+    shop.announce(CARD)
+    shop.run()
+    with shop.warehouse.write() as connection:
+        for number in range(1, 4):
+            moved = {"hour": shop.at - number * HOUR, "number": 100 + number}
+            connection.execute("INSERT INTO changed_hours VALUES ($hour, $number)", moved)
+    kept, left = snapshots.make_current, 2
+
+    def dies(where: Path, manifest: snapshots.Manifest) -> None:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        kept(where, manifest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "make_current", dies)
+        with pytest.raises(Killed):
+            published(shop)
+    with pytest.raises(NoSnapshot, match="for the first time"):
+        Snapshot.current(folder(shop))
+    assert snapshots.Manifest.read(folder(shop)).change_no == 101, "the part that was published stays"
+    published(shop)
+    assert total(shop, "coverage", "received") == (1,)
+
+
+def test_what_another_version_published_is_made_anew(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.announce(CARD)
+    shop.run()
+    old = published(shop).manifest
+    monkeypatch.setattr(snapshots, "layout", lambda: "another")
+    with pytest.raises(NoSnapshot, match="after an upgrade"):
+        Snapshot.current(folder(shop))
+    assert published(shop).hours == (shop.at, EMPTY)
+    assert total(shop, "coverage", "received") == (1,)
+    assert Snapshot.current(folder(shop)).manifest.number > old.number
 
 
 @given(st.floats(0.001, 86_400))

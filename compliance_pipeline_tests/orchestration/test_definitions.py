@@ -116,6 +116,7 @@ def test_each_question_is_a_partitioned_check_of_its_asset(definitions: dg.Defin
     by_the_clock = {
         "nothing_is_missing": "reconciliation",
         "deliveries_arrive": "reconciliation",
+        "snapshot_says_what_the_warehouse_says": "snapshot",
         "redaction_hides_what_was_planted": "redaction",
         "ledger_is_unbroken": "ledger",
         "nothing_is_kept_for_longer_than_allowed": "retention",

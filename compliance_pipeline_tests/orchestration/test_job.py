@@ -281,7 +281,7 @@ def test_what_changed_is_published_by_a_sensor_that_starts_no_run(dagster: Dagst
     assert isinstance(event, dg.AssetMaterialization)
     assert {name: value.value for name, value in event.metadata.items()}.items() >= {
         "snapshot": 1,
-        "hours in all": 1,
+        "days in all": 1,
     }.items()
     assert isinstance(ticked(), dg.SkipReason), "done once"
     snapshot = Snapshot.current(folder_of(dagster.shop.pipeline.settings.home))

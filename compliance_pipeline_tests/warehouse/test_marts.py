@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compliance_pipeline.objective import Objective
 from compliance_pipeline.warehouse.warehouse import Warehouse, sql
 from compliance_pipeline_tests.warehouse.rows import (
     HOUR,
@@ -31,7 +32,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def latency(warehouse: Warehouse, hour: datetime = HOUR) -> list[dict[str, Any]]:
-    warehouse.refresh_mart("latency_by_hour", hour, objective=OBJECTIVE_S)
+    warehouse.refresh_mart("latency_by_hour", hour, **Objective(OBJECTIVE_S).parameters)
     return warehouse.select("FROM latency_by_hour WHERE partition_hour = $hour ORDER BY ALL", {"hour": hour})
 
 
@@ -88,7 +89,7 @@ def test_refreshing_twice_is_refreshing_once_and_says_how_many_rows(warehouse: W
     warehouse.append([verdict(), violation()])
     once = latency(warehouse), violations(warehouse)
     assert (latency(warehouse), violations(warehouse)) == once
-    assert warehouse.refresh_mart("latency_by_hour", HOUR, objective=OBJECTIVE_S) == 3
+    assert warehouse.refresh_mart("latency_by_hour", HOUR, **Objective(OBJECTIVE_S).parameters) == 3
     assert warehouse.refresh_mart("violations_by_hour", HOUR) == 1
     assert warehouse.refresh_mart("violations_by_hour", NEXT_HOUR) == 0
 

@@ -1,4 +1,4 @@
--- $hour, $objective: replaces one hour of the mart.
+-- $hour, $objective_s, $objectives: replaces one hour of the mart.
 INSERT INTO latency_by_hour BY NAME
 SELECT
     partition_hour,
@@ -9,7 +9,8 @@ SELECT
     quantile_cont(seconds, 0.95) AS p95_s,
     quantile_cont(seconds, 0.99) AS p99_s,
     max(seconds) AS max_s,
-    count(*) FILTER (seconds <= $objective) AS within_objective
+    count(*) FILTER (seconds <= coalesce(o.objective, $objective_s)) AS within_objective
 FROM stage_times
+LEFT JOIN (SELECT unnest($objectives, recursive := true)) AS o(channel, objective) USING (channel)
 WHERE partition_hour = $hour
 GROUP BY GROUPING SETS ((partition_hour, stage), (partition_hour, channel, stage));

@@ -1,10 +1,8 @@
--- $interactions, $objective_s: what became of the recordings of each hour, over all and by one dimension.
+-- $interactions, $objective_s, $objectives: what became of the recordings of each hour.
 SELECT
-    partition_hour,
-    CASE WHEN grouping(queue) = 0 THEN 'queue' WHEN grouping(channel) = 0 THEN 'channel'
-         WHEN grouping(direction) = 0 THEN 'direction' ELSE 'all' END AS dimension,
-    coalesce(queue, channel, direction, '') AS value,
+    partition_hour, queue, channel, direction, coalesce(policy_version, '') AS policy_version,
     count(*) AS received,
+    count(fetched_at) AS fetched,
     count(*) FILTER (status = 'judged') AS judged,
     count(*) FILTER (status = 'unscreenable') AS unscreenable,
     count(*) FILTER (status = 'waiting') AS waiting,
@@ -12,13 +10,13 @@ SELECT
     count(*) FILTER (status = 'dead_letter') AS dead_letters,
     count(*) FILTER (verdict IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED')) AS violating,
     count(flagged_s) AS flagged,
-    count(*) FILTER (flagged_s <= $objective_s) AS in_time,
+    count(*) FILTER (flagged_s <= coalesce(o.seconds, $objective_s)) AS in_time,
+    count(*) FILTER (verdict IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED') AND flagged_s IS NULL) AS unflagged,
     count(tagged_at) AS tagged,
     count(work_item_at) AS work_items,
+    count(reviewed_at) AS reviewed,
     count(*) FILTER (found_by_sweep) AS found_by_sweep,
-    sum(duplicates)::BIGINT AS duplicates,
-    sum(dead_actions)::BIGINT AS dead_actions
+    sum(duplicates)::BIGINT AS duplicates
 FROM read_parquet($interactions)
-GROUP BY GROUPING SETS (
-    (partition_hour), (partition_hour, queue), (partition_hour, channel), (partition_hour, direction)
-)
+LEFT JOIN (SELECT unnest($objectives, recursive := true)) o USING (channel)
+GROUP BY ALL

@@ -1,4 +1,4 @@
--- $hour, $inbox: one row a recording of the hour: what it was, what became of it, when, and the seconds of each stage.
+-- $hour, $inbox, $reviews: one row a recording of the hour: what it was, what became of it, when, and the seconds of each stage.
 WITH known AS (
     SELECT
         recording_id::VARCHAR AS recording_id, available_at::TIMESTAMPTZ AS available_at,
@@ -10,9 +10,24 @@ WITH known AS (
     WHERE recording_id IS NOT NULL
 ), newest AS (
     SELECT * FROM latest_verdicts WHERE partition_hour = $hour
+), decided AS (
+    SELECT recording_id::VARCHAR AS recording_id, rule_id::VARCHAR AS rule_id, decision::VARCHAR AS decision, "at"::TIMESTAMPTZ AS decided_at
+    FROM (SELECT unnest($reviews, recursive := true))
+    WHERE recording_id IS NOT NULL
+), broken AS (
+    SELECT x.recording_id, x.rule_id, arg_max(d.decision, (d.rule_id IS NOT NULL, d.decided_at)) AS decision, max(d.decided_at) AS decided_at
+    FROM violations x
+    JOIN newest n USING (recording_id, policy_version, engine_version)
+    LEFT JOIN decided d ON d.recording_id = x.recording_id AND (d.rule_id = x.rule_id OR d.rule_id IS NULL)
+    WHERE x.partition_hour = $hour
+    GROUP BY ALL
 ), stages AS (
     SELECT recording_id, map_from_entries(list((stage, seconds))) AS seconds
     FROM stage_times WHERE partition_hour = $hour GROUP BY recording_id
+), fetched AS (
+    SELECT recording_id, max(fetched_at) AS fetched_at FROM media WHERE partition_hour = $hour GROUP BY recording_id
+), reviewed AS (
+    SELECT recording_id, max(decided_at) AS reviewed_at FROM broken GROUP BY recording_id HAVING bool_and(decision IS NOT NULL)
 ), actions AS (
     SELECT
         recording_id,
@@ -27,9 +42,11 @@ SELECT
     coalesce(r.available_at, k.available_at) AS available_at,
     coalesce(r.received_at, k.received_at) AS received_at,
     r.ended_at,
+    f.fetched_at,
     v.judged_at,
     a.tagged_at,
     a.work_item_at,
+    w.reviewed_at,
     r.conversation_id,
     coalesce(r.source, k.source) AS source,
     coalesce(r.channel, k.channel) AS channel,
@@ -70,4 +87,6 @@ FULL JOIN (FROM recordings WHERE partition_hour = $hour) r USING (recording_id)
 LEFT JOIN newest v ON v.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN stages s ON s.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN actions a ON a.recording_id = coalesce(r.recording_id, k.recording_id)
+LEFT JOIN fetched f ON f.recording_id = coalesce(r.recording_id, k.recording_id)
+LEFT JOIN reviewed w ON w.recording_id = coalesce(r.recording_id, k.recording_id)
 ORDER BY available_at, recording_id

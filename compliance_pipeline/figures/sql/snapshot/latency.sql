@@ -6,11 +6,11 @@ WITH stages AS (
     INTO NAME stage VALUE seconds
 )
 SELECT
-    partition_hour,
     CASE WHEN grouping(queue) = 0 THEN 'queue' WHEN grouping(channel) = 0 THEN 'channel'
          WHEN grouping(direction) = 0 THEN 'direction' ELSE 'all' END AS dimension,
     coalesce(queue, channel, direction, '') AS value,
     stage[:-3] AS stage,
+    partition_hour,
     greatest(ceil(ln(greatest(seconds, 0.001)) / ln(1.0206)), -340)::SMALLINT AS bucket,
     count(*) AS recordings
 FROM stages
