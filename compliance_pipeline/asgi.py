@@ -156,6 +156,8 @@ def serve(app: Starlette, host: str, port: int, request_seconds: float = REQUEST
         access_log=False,
         log_config=None,
         server_header=False,
+        # Who asks is the peer, whatever its headers say.
+        proxy_headers=False,
         http=bounded_connections(request_seconds),
         ws="none",
         timeout_keep_alive=5,

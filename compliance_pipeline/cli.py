@@ -130,6 +130,7 @@ def up(
         "--web-port": web_port,
         "COMPLIANCE_RECEIVER_PORT": settings.receiver_port,
         "COMPLIANCE_EVIDENCE_PORT": settings.evidence_port,
+        "COMPLIANCE_DASHBOARD_PORT": settings.dashboard_port,
     }
     if sandboxed:
         ports["COMPLIANCE_PLATFORM_URL"] = platform.port or 80
@@ -157,6 +158,7 @@ def up(
     out.print(
         f"""[bold]compliance_pipeline[/] is starting (about 15 s); Ctrl-C stops it.
 
+  dashboard        {settings.dashboard_base_url}
   Dagster UI       {url}
   asset graph      {url}/asset-groups
   runs             {url}/runs
@@ -190,6 +192,31 @@ def receiver() -> None:
     from compliance_pipeline.intake.receiver import serve
 
     serve(settings_or_exit())
+
+
+@app.command()
+def dashboard() -> None:
+    """Serve the page that analysts open: was the promise kept, where did the time go, what was found, who must act.
+
+    On this machine alone, unless people sign in: COMPLIANCE_DASHBOARD_AUTH=oidc, or `proxy` behind one that signs them
+    in. COMPLIANCE_DASHBOARD_ROLES says who may look, who may review, who may do all.
+
+    Examples:
+
+        compliance dashboard
+
+        COMPLIANCE_DASHBOARD_PORT=9000 compliance dashboard
+    """
+    from compliance_pipeline.asgi import serve
+    from compliance_pipeline.dashboard.access import AccessNotConfigured
+    from compliance_pipeline.dashboard.app import create_app
+
+    settings = settings_or_exit()
+    try:
+        served = create_app(settings)
+    except AccessNotConfigured as error:
+        raise fail(str(error)) from None
+    serve(served, settings.dashboard_host, settings.dashboard_port)
 
 
 app.add_typer(policy_cli.app, name="policy")

@@ -1,6 +1,7 @@
 """The evidence service (ASGI): plays masked clips to whoever holds a short-lived signed link, and writes down who.
 
-There is one route with audio, and it knows only clips that the evidence table calls verified.
+There is one route with audio, and it knows only clips that the evidence table calls verified. How such a clip is read
+and answered (`content_of`, `played`) is the dashboard's way too.
 """
 
 import asyncio
@@ -8,9 +9,10 @@ import hashlib
 import logging
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 import sqlalchemy as sa
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -45,6 +47,8 @@ _HEADERS = {
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 _log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,13 @@ def opened(settings: Settings, token: str, now: datetime) -> Link:
         said, signed_at = _signer(settings).loads(token, return_timestamp=True)
         link = Link(*said)
     except (BadData, TypeError):
-        raise _unknown() from None
+        raise unknown() from None
     if not -CLOCKS_APART <= now - signed_at <= timedelta(seconds=settings.link_seconds):
         raise Rejected(410, "expired", "this link has expired: ask for a new one")
     return link
 
 
-def _unknown() -> Rejected:
+def unknown() -> Rejected:
     return Rejected(404, "unknown", "there is nothing here")
 
 
@@ -130,6 +134,43 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return first, last
 
 
+def content_of(vault: Vault, engine: sa.Engine, clip: Playable) -> bytes:
+    """The clip, all of it and as it was verified. Raises Rejected: 410 shredded or deleted, 500 tampered."""
+    content = bytearray()
+    try:
+        for part in vault.read(clip.recording_id, clip.name):
+            content += part
+            if len(content) > MAX_CLIP_BYTES:
+                break
+    except Shredded:
+        raise Rejected(410, "shredded", _no_more(engine, clip, "the recording's key was destroyed")) from None
+    except NotInVault:
+        raise Rejected(410, "deleted", _no_more(engine, clip, "it is not in the vault")) from None
+    except Tampered:
+        raise _damaged(clip) from None
+    if hashlib.sha256(content).hexdigest() != clip.sha256:
+        raise _damaged(clip)
+    return bytes(content)
+
+
+async def played(request: Request, read: Callable[[], bytes], enter: Callable[[], None]) -> Response:
+    """The clip, or the part of it that is asked for, once `enter` has written the play down; a HEAD is no play.
+
+    Both are called in threads. Raises Rejected: theirs, 416, or 503 for what they did not foresee.
+    """
+    content = await _or_unavailable("read", read)
+    headers = {"Accept-Ranges": "bytes", "Content-Disposition": "inline"}
+    if request.method == "HEAD":
+        headers["Content-Length"] = str(len(content))
+        return Response(headers=headers, media_type="audio/flac")
+    part = byte_range(request.headers.get("range"), len(content))
+    if part is not None:
+        headers["Content-Range"] = f"bytes {part[0]}-{part[1]}/{len(content)}"
+    first, last = part or (0, len(content) - 1)
+    await _or_unavailable("ledger", enter)
+    return Response(content[first : last + 1], 206 if part else 200, headers, "audio/flac")
+
+
 def create_app(settings: Settings, *, clock: Clock = utc_now) -> Starlette:
     """The service. A clip is played after the play was entered into the ledger, or not at all."""
     engine = database.connect(settings.inbox_database_url)
@@ -139,27 +180,13 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> Starlette:
     rejected = Counter("evidence_rejected", "Requests not played", ["reason"], "compliance", registry=registry)
     plays = Counter("evidence_plays", "Answers with audio", (), "compliance", registry=registry)
 
-    def content_of(link: Link) -> bytes:
+    def content(link: Link) -> bytes:
         nonlocal vault
         clip = next((clip for clip in clips_of(warehouse, link.recording_id) if clip.name == link.clip), None)
         if clip is None:
-            raise _unknown()
+            raise unknown()
         vault = vault or vault_of(settings, engine)
-        content = bytearray()
-        try:
-            for part in vault.read(clip.recording_id, clip.name):
-                content += part
-                if len(content) > MAX_CLIP_BYTES:
-                    break
-        except Shredded:
-            raise Rejected(410, "shredded", _no_more(engine, clip, "the recording's key was destroyed")) from None
-        except NotInVault:
-            raise Rejected(410, "deleted", _no_more(engine, clip, "it is not in the vault")) from None
-        except Tampered:
-            raise _damaged(clip) from None
-        if hashlib.sha256(content).hexdigest() != clip.sha256:
-            raise _damaged(clip)
-        return bytes(content)
+        return content_of(vault, engine, clip)
 
     def enter(link: Link, token: str, now: datetime) -> None:
         """Once a minute and link. Not which part: a player asks for many, and the first is not all that was heard."""
@@ -170,19 +197,11 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> Starlette:
     async def play(request: Request) -> Response:
         token, now = request.path_params["token"], clock()
         link = opened(settings, token, now)
-        content = await _or_unavailable("read", content_of, link)
-        part = byte_range(request.headers.get("range"), len(content)) if request.method == "GET" else None
-        headers = {"Accept-Ranges": "bytes", "Content-Disposition": "inline"}
-        if part is not None:
-            headers["Content-Range"] = f"bytes {part[0]}-{part[1]}/{len(content)}"
-        first, last = part or (0, len(content) - 1)
-        if request.method == "HEAD":
-            headers["Content-Length"] = str(len(content))
-            return Response(headers=headers, media_type="audio/flac")
-        await _or_unavailable("ledger", enter, link, token, now)
-        plays.inc()
-        _log.info(line("played", recording=link.recording_id, bytes=last - first + 1))
-        return Response(content[first : last + 1], 206 if part else 200, headers, "audio/flac")
+        response = await played(request, lambda: content(link), lambda: enter(link, token, now))
+        if request.method == "GET":
+            plays.inc()
+            _log.info(line("played", recording=link.recording_id, bytes=len(response.body)))
+        return response
 
     async def show_metrics(_request: Request) -> Response:
         return figures(registry)
@@ -196,10 +215,10 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> Starlette:
     )
 
 
-async def _or_unavailable(what: str, work: Any, *arguments: Any) -> Any:
+async def _or_unavailable(what: str, work: Callable[[], Result]) -> Result:
     """`work` in a thread. What it did not foresee is logged by type, and answered with 503: nothing is played."""
     try:
-        return await asyncio.to_thread(work, *arguments)
+        return await asyncio.to_thread(work)
     except Rejected:
         raise
     except Exception as error:

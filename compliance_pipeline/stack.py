@@ -68,8 +68,10 @@ def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_op
         "COMPLIANCE_PLATFORM_PROFILE": settings.platform_profile,
         "COMPLIANCE_QUEUE_URL": settings.queue_url or "",
         "COMPLIANCE_RECEIVER_PORT": str(settings.receiver_port),
+        "COMPLIANCE_DASHBOARD_PORT": str(settings.dashboard_port),
         "COMPLIANCE_CODE_PORT": str(code_port),
         "COMPLIANCE_WEB_PORT": str(web_port),
+        "COMPLIANCE_DAGSTER_URL": f"http://127.0.0.1:{web_port}",
         "COMPLIANCE_WORKSPACE": str(workspace),
         "COMPLIANCE_SANDBOX_OPTIONS": sandbox_options,
     }
@@ -98,6 +100,7 @@ class Stack:
             platform_url=f"http://127.0.0.1:{free_port()}",
             queue_url=queue_url,
             receiver_port=free_port(),
+            dashboard_port=free_port(),
         )
         self._code_port = free_port()
         self.environment = environment(

@@ -1,0 +1,116 @@
+"""Which rules judge, what each of them found, and how often persons agreed."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from compliance_pipeline.contracts.policy import PolicyPack, Rule
+from compliance_pipeline.dashboard.access import Role, needs
+from compliance_pipeline.dashboard.pages import board_of, render, view_of
+from compliance_pipeline.figures.chosen import rows
+from compliance_pipeline.figures.figures import Filter, PolicyFigure, RuleFigure, options, policies, rules
+from compliance_pipeline.figures.snapshots import Snapshot
+from compliance_pipeline.screening.policy import DEFAULT_PACK, PolicyError, load_policy
+
+CHOICES = ("queue", "channel", "direction", "severity", "policy_version")
+LEAST_REVIEWED = 10
+"""Of fewer reviewed findings a share says nothing, and only their number is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A rule, and what came of it in the window. rule: None where the live pack has it no more. figure: None where it
+    found nothing. undetermined: recordings of which it could not be decided."""
+
+    rule_id: str
+    severity: str
+    violation_type: str
+    rule: Rule | None
+    figure: RuleFigure | None
+    undetermined: int
+
+    @property
+    def reviewed(self) -> int:
+        return self.figure.confirmed + self.figure.dismissed if self.figure else 0
+
+    @property
+    def is_precision_known(self) -> bool:
+        return self.reviewed >= LEAST_REVIEWED
+
+
+@lru_cache(maxsize=4)
+def _pack(path: Path, _changed_ns: int) -> PolicyPack:
+    return load_policy(path)
+
+
+def live_pack(path: Path | None) -> PolicyPack:
+    """What the next run judges by; read anew when its file changed. Raises PolicyError."""
+    path = path or DEFAULT_PACK
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return _pack(path, changed)
+
+
+def undetermined(snapshot: Snapshot, chosen: Filter) -> dict[str, int]:
+    """By rule, the judged recordings of the window of which it could not be decided."""
+    return {row["rule_id"]: row["recordings"] for row in rows(snapshot, "undecided", chosen)}
+
+
+def lines(
+    pack: PolicyPack | None, found: list[RuleFigure], open_questions: dict[str, int], chosen: Filter
+) -> list[Line]:
+    """What found most first; then the rules that found nothing, in the pack's order."""
+    own = {rule.id: rule for rule in pack.rules} if pack else {}
+    made = [
+        Line(
+            one.rule_id, one.severity, one.violation_type, own.get(one.rule_id), one, open_questions.get(one.rule_id, 0)
+        )
+        for one in sorted(found, key=lambda one: (-one.recordings, one.rule_id))
+    ]
+    known = {line.rule_id for line in made}
+    quiet = [
+        Line(rule.id, str(rule.severity), rule.violation_type, rule, None, open_questions.get(rule.id, 0))
+        for rule in own.values()
+        if rule.id not in known
+        and (not chosen.severity or str(rule.severity) in chosen.severity)
+        and (not chosen.rule or rule.id in chosen.rule)
+    ]
+    return made + quiet
+
+
+def show(request: Request) -> Response:
+    board = board_of(request)
+    snapshot = board.snapshot()
+    view = view_of(request, snapshot)
+    refused: str | None = None
+    pack: PolicyPack | None = None
+    try:
+        pack = live_pack(board.settings.policy)
+    except PolicyError as error:
+        refused = str(error)
+    versions: list[PolicyFigure] = sorted(policies(snapshot, view.chosen), key=lambda one: one.last_seen, reverse=True)
+    shown = lines(pack, rules(snapshot, view.chosen), undetermined(snapshot, view.chosen), view.chosen)
+    highest = max((line.figure.interval[1] for line in shown if line.figure and line.figure.interval), default=0.01)
+    return render(
+        request,
+        "policies.html",
+        view,
+        options=options(snapshot, view.chosen),
+        choices=CHOICES,
+        pack=pack,
+        source=board.settings.policy,
+        refused=refused,
+        versions=versions,
+        lines=shown,
+        highest=highest,
+        listing=replace(view, path="/violations"),
+    )
+
+
+routes = [Route("/policies", needs(Role.VIEWER)(show))]
