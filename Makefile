@@ -12,7 +12,7 @@ EXTRAS := --extra kafka --extra kms --extra postgres --extra sandbox --extra ser
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-.PHONY: help install run demo soak chaos test lint security bench-inbox bench-vault bench-screening amqp-peer lock
+.PHONY: help install run demo soak chaos test lint security bench-dashboard bench-inbox bench-vault bench-screening amqp-peer lock
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
@@ -27,8 +27,8 @@ demo: install ## The whole job once, headless, with known truth; fails if anythi
 soak: install ## 15 minutes of recordings under a platform that does everything wrong; SOAK="--profile cloud" for Genesys Cloud's
 	@$(BIN)/compliance soak $(SOAK)
 
-test: install ## The whole test suite
-	$(BIN)/python -m pytest
+test: install ## The whole test suite, four files at a time
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 chaos: install ## Every fault at full length: 200 kills -9 under load, 2,000 transactions of 4 writers (about half an hour)
 	CHAOS=1 $(BIN)/python -m pytest -s compliance_pipeline_tests/faults
@@ -41,6 +41,9 @@ lint: install ## Style, types and import rules
 
 security: install ## Unsafe code, secrets in files, known vulnerabilities; says what it could not check
 	$(BIN)/python .ci/security.py
+
+bench-dashboard: install ## The dashboard over 10 million recordings: SQL, browser, memory (makes 900 MB; BENCH="--home DIR" keeps them)
+	$(BIN)/python -m benchmarks.dashboard $(BENCH)
 
 bench-inbox: install ## Durable events a second, beside one commit an event; answers at a steady rate
 	$(BIN)/python -m benchmarks.inbox

@@ -107,7 +107,8 @@ def test_the_latency_table_has_every_stage(demo: Demo) -> None:
 def test_every_run_succeeded(demo: Demo, instance: dg.DagsterInstance) -> None:
     runs = instance.get_runs()
     assert runs
-    assert {run.job_name for run in runs} == {flag_recordings.name, keep_evidence.name, seal_ledger.name}
+    # Besides, what schedules start by the clock.
+    assert {run.job_name for run in runs} >= {flag_recordings.name, keep_evidence.name, seal_ledger.name}
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
 
 

@@ -70,11 +70,12 @@ def test_the_web_ui_shows_the_assets_and_the_running_sensors(tmp_path: Path) -> 
         {"name": "alert_sensor", "sensorState": running},
         {"name": "evidence_sensor", "sensorState": running},
         {"name": "recording_sensor", "sensorState": running},
+        {"name": "snapshot_sensor", "sensorState": running},
     ]
     assets = {"/".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
     assert assets == {
         *("recordings", "media", "verdicts", "remediations", "evidence"),
-        *("latency_by_hour", "violations_by_hour", "reconciliation", "redaction", "ledger", "retention"),
+        *("latency_by_hour", "violations_by_hour", "snapshot", "reconciliation", "redaction", "ledger", "retention"),
     }
 
 

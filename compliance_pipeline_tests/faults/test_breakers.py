@@ -9,14 +9,16 @@ import httpx
 from compliance_pipeline.breaker import FAIL_MAX, PROBES, RESET_S, circuit_breaker, openings, states
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.contracts.verdict import RecommendedAction, Verdict, VerdictValue
+from compliance_pipeline.engines import RemoteEngine
 from compliance_pipeline.intake.callbacks import Message, take
 from compliance_pipeline.intake.inbox import State
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.screening.engine import ENGINE_BREAKER
-from compliance_pipeline.screening.external import TRIES
+from compliance_pipeline.screening.external import TRIES, HttpEngine
 from compliance_pipeline.stack import free_port
 from compliance_pipeline_tests.intake.test_breaker import shifted
 from compliance_pipeline_tests.platforms.loopback import Asked, Reply, Server
+from compliance_pipeline_tests.screening.engine_server import SECRET
 from compliance_pipeline_tests.test_engines import served, shop_with
 from compliance_pipeline_tests.workshop import Workshop, recording
 
@@ -67,6 +69,8 @@ def test_traffic_to_an_engine_that_is_down_drops_to_the_probes_and_comes_back_wi
     with served() as url:
         door = Door(url)
         with shop_with(tmp_path, door.url, fetch_workers=WORKERS) as shop:
+            assert isinstance(shop.pipeline.engine, RemoteEngine)
+            shop.pipeline.engine._http = HttpEngine(door.url, SECRET, backoff_s=0.001)
             shop.announce(*CHATS)
             shop.run()
             assert FAIL_MAX * TRIES <= len(door.asked) <= (FAIL_MAX + WORKERS) * TRIES, "what was under way ends"
@@ -89,6 +93,8 @@ def test_traffic_to_an_engine_that_is_down_drops_to_the_probes_and_comes_back_wi
             for _ in range(12):
                 shop.run()
                 shop.clock.wait(60)
+                if set(shop.states().values()) == {State.DONE}:
+                    break
             assert shop.states() == {chat.recording_id: State.DONE for chat in CHATS}
             assert len(shop.rows("verdicts")) == len(CHATS)
             [engine] = [one for one in states(shop.inbox.engine, utc_now()) if one.name == ENGINE_BREAKER]

