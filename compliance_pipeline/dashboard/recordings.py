@@ -424,7 +424,7 @@ def _next_steps(
     still_open = [rule for rule, decision in decisions.items() if decision is None]
     if still_open:
         what = still_open[0] if len(still_open) == 1 else f"{len(still_open)} rules"
-        yield f"Look at what was found, then confirm or reject {what}.", ""
+        yield f"Look at what was found, then confirm or dismiss {what}.", ""
     if interaction["verdict"] == "UNSCREENABLE":
         yield "Look at the media on the platform: it can't be screened, and counts neither as clean nor as not.", ""
     if interaction["status"] == "dead_letter":
@@ -487,7 +487,7 @@ def decide(request: Request) -> Response:
     rule, reason = fields.get("rule", ""), fields.get("reason", "")
     try:
         if fields.get("decision") not in list(Decision):
-            raise NotDecided("say whether you confirm or reject")  # noqa: TRY301
+            raise NotDecided("say whether you confirm or dismiss")  # noqa: TRY301
         reviews.decide(
             board.engine,
             recording_id,

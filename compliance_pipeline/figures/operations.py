@@ -17,10 +17,11 @@ AGES = ("<1 d", "1–3 d", "3–7 d", "7–30 d", ">30 d")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """name: received, fetched, judged, tagged, work item, reviewed. lost: since the step before, with the reason."""
+    """recordings: that came so far. of: those that could have; what was lost of them, by reason, makes up the rest."""
 
     name: str
     recordings: int
+    of: int
     lost: list[tuple[str, int]]
 
 
@@ -55,21 +56,22 @@ class RecordingFacts:
 
 
 def funnel(snapshot: Snapshot, chosen: Filter) -> list[Step]:
-    """Each step's recordings with those lost before it add up to the step before."""
+    """Each step is of the one before; tagged, work item and reviewed are of those that broke a rule."""
     [row] = rows(snapshot, "counts", chosen)
     lost: Counter[tuple[str, str]] = Counter()
     for loss in _losses(snapshot, chosen):
         lost[loss["status"], loss["reason"] or loss["status"]] += loss["recordings"]
-    fetched = row["received"] - sum(number for (status, _), number in lost.items() if status in _NOT_FETCHED)
-    judged, tagged, items, reviewed = row["judged"], row["tagged"], row["work_items"], row["reviewed"]
-    clean = judged - row["violating"]
+    received, judged, violating = row["received"], row["judged"], row["violating"]
+    fetched = received - sum(number for (status, _), number in lost.items() if status in _NOT_FETCHED)
+    tagged, items, reviewed = row["tagged"], row["work_items"], row["reviewed"]
     return [
-        Step("received", row["received"], []),
-        Step("fetched", fetched, _most_first(lost, _NOT_FETCHED)),
-        Step("judged", judged, _most_first(lost, ("unscreenable",))),
-        Step("tagged", tagged, _some([("no rule broken", clean), ("not tagged yet", judged - clean - tagged)])),
-        Step("work item", items, _some([("no work item", tagged - items)])),
-        Step("reviewed", reviewed, _some([("not reviewed yet", items - reviewed)])),
+        Step("received", received, received, []),
+        Step("fetched", fetched, received, _most_first(lost, _NOT_FETCHED)),
+        Step("judged", judged, fetched, _most_first(lost, ("unscreenable",))),
+        Step("broke a rule", violating, judged, _some("no rule broken", judged - violating)),
+        Step("tagged", tagged, violating, _some("not tagged", violating - tagged)),
+        Step("work item", items, violating, _some("no work item", violating - items)),
+        Step("reviewed", reviewed, violating, _some("not reviewed yet", violating - reviewed)),
     ]
 
 
@@ -84,8 +86,8 @@ def _most_first(lost: Counter[tuple[str, str]], statuses: Iterable[str]) -> list
     return sorted(by_reason.items(), key=lambda one: (-one[1], one[0]))
 
 
-def _some(lost: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    return [(reason, number) for reason, number in lost if number]
+def _some(reason: str, number: int) -> list[tuple[str, int]]:
+    return [(reason, number)] if number else []
 
 
 def _losses(snapshot: Snapshot, chosen: Filter) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def test_the_page_says_what_it_was_what_came_of_it_and_what_to_do_next(room: Roo
     assert "<h1>rec-tones</h1>" in page
     assert "Violation detected" in page
     assert "inbound · voice" in page
-    assert "confirm or reject PCI-DTMF-01" in page
+    assert "confirm or dismiss PCI-DTMF-01" in page
     assert "Card number keyed as tones" in page, "the rule's title"
     assert (
         f"http://127.0.0.1:3000/assets/verdicts?view=partitions&amp;partition={quote(room.shop.hour, safe='')}" in page
@@ -576,7 +576,7 @@ def test_a_decision_shows_at_once_and_a_form_sent_twice_is_one(room: Room, http:
     assert again["request"] != sent["request"]
     http.post(path, data=again | {"decision": "dismissed", "reason": "a test card"})
     page = http.get(path).text
-    assert "✗ Rejected" in page
+    assert "✗ Dismissed" in page
     assert "<td>Review</td>" in page
     [review] = reviews.state(room.engine, ["rec-decided"]).values()
     assert (review.decision, review.rule_id, review.reason) == ("dismissed", "PCI-PAN-01", "a test card")
@@ -588,7 +588,7 @@ def test_a_decision_shows_at_once_and_a_form_sent_twice_is_one(room: Room, http:
     [
         ({"reason": ""}, "say why"),
         ({"reason": f"it was {CARD}"}, "number of a card"),
-        ({"decision": "maybe"}, "say whether you confirm or reject"),
+        ({"decision": "maybe"}, "say whether you confirm or dismiss"),
         ({"rule": "PII-GOV-01"}, "it did not break that rule"),
         ({"request": ""}, "load the page again"),
     ],

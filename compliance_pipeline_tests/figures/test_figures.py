@@ -70,7 +70,7 @@ def test_a_window_without_recordings_says_so(folder: Path) -> None:
         assert figures.violations_table(snapshot, empty) == []
         assert figures.review_queue(snapshot, empty) == []
         assert figures.matrix(snapshot, empty).cells == {}
-        assert [step.recordings for step in figures.funnel(snapshot, empty)] == [0] * 6
+        assert [step.recordings for step in figures.funnel(snapshot, empty)] == [0] * 7
         assert figures.options(snapshot, empty)["queue"] == []
 
 

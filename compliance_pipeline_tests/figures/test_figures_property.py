@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -393,8 +392,11 @@ def test_agents_are_ordered_by_the_lower_bound(snapshot: Snapshot, facts: tuple[
 def test_the_funnel_losses_and_actions(snapshot: Snapshot, facts: tuple[Rows, Rows], chosen: Filter) -> None:
     plain = Plain(facts, chosen)
     steps = figures.funnel(snapshot, chosen)
-    for before, step in pairwise(steps):
-        assert step.recordings + sum(number for _, number in step.lost) == before.recordings
+    for step in steps:
+        assert step.recordings + sum(number for _, number in step.lost) == step.of
+        assert all(number > 0 for _, number in step.lost)
+    assert [step.of for step in steps[1:4]] == [step.recordings for step in steps[:3]]
+    assert {step.of for step in steps[4:]} == {steps[3].recordings}
     lost = [row for row in plain.interactions if row["status"] != "judged"]
     series = figures.losses_series(snapshot, chosen)
     assert series.times == plain.buckets()
