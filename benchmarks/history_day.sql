@@ -48,7 +48,6 @@ SELECT
     available_at,
     available_at + to_microseconds((delivery_s * 1e6)::BIGINT) AS received_at,
     available_at - to_microseconds((platform_s * 1e6)::BIGINT) AS ended_at,
-    CASE WHEN status = 'judged' THEN available_at + to_microseconds((1e6 * (delivery_s + queue_s + start_s + batch_s + fetch_s))::BIGINT) END AS fetched_at,
     CASE WHEN status IN ('judged', 'unscreenable') THEN available_at
         + to_microseconds((1e6 * (delivery_s + queue_s + start_s + batch_s + fetch_s + analysis_s))::BIGINT) END AS judged_at,
     CASE WHEN broke THEN available_at
@@ -70,7 +69,6 @@ SELECT
     CASE WHEN channel = 'voice' AND e * 7001 % 1 < 0.05 THEN ['FDCPA-MM-01'] ELSE []::VARCHAR[] END AS undetermined_rules,
     (d * 5003 % 1 < 0.015)::INT AS duplicates,
     1 AS attempts,
-    CASE WHEN broke AND h * 3001 % 1 < 0.002 THEN 1 ELSE 0 END AS dead_actions,
     platform_s,
     CASE WHEN status <> 'waiting' THEN delivery_s END AS delivery_s,
     CASE WHEN status = 'judged' THEN queue_s END AS queue_s,

@@ -38,7 +38,7 @@ from compliance_pipeline.screening.engine import EmbeddedEngine
 from compliance_pipeline.screening.findings import Symbol
 from compliance_pipeline.steps import BATCH_LIMIT, STORE_EVERY_S, Batch, Pipeline
 from compliance_pipeline.warehouse.tables import EvidenceRow
-from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline.warehouse.warehouse import Warehouse, note_change
 
 log = getLogger(__name__)
 
@@ -504,3 +504,4 @@ def _store(warehouse: Warehouse, rows: Sequence[EvidenceRow]) -> None:
             """,
             {"rows": [asdict(row) for row in rows]},
         )
+        note_change(connection, {row.partition_hour for row in rows})

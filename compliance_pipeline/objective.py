@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compliance_pipeline.settings import Settings
+
+PUBLISHED_EVERY = timedelta(seconds=30)
+"""Figures are published so often, if anything changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,6 @@ def snapshot_says_what_the_warehouse_says(pipeline: Pipeline, since: datetime) -
     except NoSnapshot as error:
         return Answer(False, f"{error}.", serious=False)
     try:
-        changed = pipeline.warehouse.changed_hours(snapshot.manifest.change_no)
         query = (
             "SELECT partition_hour, sum(judged + unscreenable)::INTEGER AS verdicts, sum(flagged)::INTEGER AS flagged "
             "FROM read_parquet($coverage) WHERE partition_hour >= $start AND partition_hour < $end GROUP BY ALL"
@@ -204,6 +203,8 @@ def snapshot_says_what_the_warehouse_says(pipeline: Pipeline, since: datetime) -
         "FROM verdicts v WHERE partition_hour >= $since GROUP BY ALL",
         {"since": since},
     )
+    # Last, so that what was stored meanwhile is not taken for a difference.
+    changed, _ = pipeline.warehouse.changed_hours(snapshot.manifest.change_no)
     settled = [row for row in held if row["partition_hour"] not in changed]
     wrong = [row["partition_hour"] for row in settled if shown.get(row["partition_hour"]) != row]
     return Answer(

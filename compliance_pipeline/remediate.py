@@ -25,7 +25,7 @@ from compliance_pipeline.steps import (
     outage_wait_s,
 )
 from compliance_pipeline.warehouse.tables import RemediationRow
-from compliance_pipeline.warehouse.warehouse import sql
+from compliance_pipeline.warehouse.warehouse import note_change, sql
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import InboxItem
@@ -126,6 +126,7 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
         _carry_out(work, [p for p in due if p.action.is_reversible])
         with pipeline.warehouse.write() as connection:
             connection.execute(sql("flagged_times"), {"hour": batch.hour})
+            note_change(connection, [batch.hour])
         _carry_out(work, [p for p in due if p.action is Action.SUPERVISOR_CALLBACK])
         # A few at a time: of those that are under way when a run dies nobody knows whether they were sent.
         messages = [p for p in due if p.action is Action.NOTIFY]

@@ -1,6 +1,7 @@
 """`compliance report`: the figures of the page in a terminal. Only arguments, printing and exit codes."""
 
 import json
+import os
 import secrets
 import sys
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,9 @@ FILTERS = ("queue", "channel", "direction", "rule", "severity", "agent")
 
 
 def report(
-    hours: Annotated[float, typer.Option(help="The window, back from what was published last.", min=0.1)] = 24.0,
+    hours: Annotated[
+        float, typer.Option(help="The window, back from what was published last.", min=0.1, max=24 * 400)
+    ] = 24.0,
     queue: Annotated[
         list[str] | None, typer.Option(help="Only this queue; may be given again, as all filters.")
     ] = None,
@@ -45,7 +48,8 @@ def report(
 ) -> None:
     """Say whether the promise was kept, where the time went, and what was found. docs/metrics.md defines each figure.
 
-    It reads the snapshot that was published last (each run does), so it never waits for a run, nor a run for it.
+    It reads the snapshot that was published last (every half minute, if anything changed), so it never waits for a
+    run, nor a run for it.
 
     Examples:
 
@@ -80,7 +84,7 @@ def report(
                 direction=tuple(direction or ()), rule=tuple(rule or ()), severity=tuple(severity or ()),
                 agent=tuple(agent or ()),
             )  # fmt: skip
-            made = report_of(snapshot, chosen, objective)
+            made = report_of(snapshot, chosen, snapshot.manifest.objective or objective)
             for path, kind in ((csv, "csv"), (parquet, "parquet")):
                 if path:
                     _export(stores, snapshot, chosen, path, kind)
@@ -105,7 +109,7 @@ def _export(stores: Stores, snapshot: "Snapshot", chosen: "Filter", path: Path, 
     refuse_sensitive(" ".join(value for values in said.values() for value in values), "the filter")
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("xb") as out:
+        with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:  # noqa: PTH123
             written = write((violations_table(snapshot, piece) for piece in pieces(chosen)), out)
         details: dict[str, ledger.Detail] = {
             "format": kind,

@@ -719,6 +719,6 @@ def refresh_mart(pipeline: Pipeline, mart: str, hour: datetime) -> int:
 
 
 def headline(pipeline: Pipeline, mart: str, hour: datetime) -> dict[str, float]:
-    """What a mart says of the hour in a few numbers, the same ones for each hour, so that they can be plotted."""
+    """What a mart says of the hour in a few numbers that can be plotted over the hours; those that it has."""
     [row] = pipeline.warehouse.select(sql(f"headline_{mart}"), {"hour": hour})
     return {name: round(value, 3) for name, value in row.items() if value is not None}

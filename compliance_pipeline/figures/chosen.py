@@ -159,6 +159,7 @@ def rows(
     return _answer(snapshot, query, first, last, bound)
 
 
+MOST_ANSWERS = 500
 MOST_KEPT = 50_000
 """Rows of a snapshot's answers that are kept: it never changes, so they stay right."""
 _kept: WeakKeyDictionary[Snapshot, OrderedDict[tuple[Any, ...], list[dict[str, Any]]]] = WeakKeyDictionary()
@@ -179,7 +180,7 @@ def _answer(
         return found
     with _lock:
         kept[key] = found
-        while sum(map(len, kept.values())) > MOST_KEPT:
+        while sum(1 + len(one) for one in kept.values()) > MOST_KEPT or len(kept) > MOST_ANSWERS:
             kept.popitem(last=False)
     return found
 

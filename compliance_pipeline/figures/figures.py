@@ -41,6 +41,7 @@ from compliance_pipeline.figures.promise import (
     counts,
     headline,
 )
+from compliance_pipeline.figures.recordings import STATES, RecordingRow, number_in, recordings_in
 from compliance_pipeline.figures.violations import (
     AgentFigure,
     Matrix,
@@ -67,6 +68,7 @@ __all__ = [
     "LEAST_FOR_P95",
     "LEAST_FOR_P99",
     "STAGES",
+    "STATES",
     "Age",
     "AgentFigure",
     "Breach",
@@ -84,6 +86,7 @@ __all__ = [
     "PolicyFigure",
     "Rate",
     "RecordingFacts",
+    "RecordingRow",
     "RuleFigure",
     "Series",
     "StackSeries",
@@ -104,10 +107,12 @@ __all__ = [
     "latest",
     "losses_series",
     "matrix",
+    "number_in",
     "options",
     "policies",
     "rates",
     "recording",
+    "recordings_in",
     "review_queue",
     "rules",
     "stages",

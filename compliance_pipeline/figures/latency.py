@@ -61,10 +61,10 @@ class HeatCell:
 
 def stages(snapshot: Snapshot, chosen: Filter) -> dict[str, Percentiles]:
     """By stage, in the order of STAGES, those that recordings of the window went through."""
-    if not chosen.is_long:
-        whole = [row for row in _by_bucket(snapshot, chosen) if row["time"] is None]
-    else:
+    if _name(chosen) == "percentiles_by_hour":
         whole = rows(snapshot, "percentiles_whole", chosen, _histogram(chosen))
+    else:
+        whole = [row for row in _by_bucket(snapshot, chosen) if row["time"] is None]
     found = {row["stage"]: Percentiles(*_point(row)) for row in whole}
     return {stage: found[stage] for stage in STAGES if stage in found}
 
@@ -100,15 +100,16 @@ def flagged_p95_s(snapshot: Snapshot, chosen: Filter) -> float | None:
 
 
 def _by_bucket(snapshot: Snapshot, chosen: Filter) -> list[dict[str, Any]]:
-    """stage, time (where exact, None too: the whole window), recordings, seconds (P50, P95, P99)."""
-    if not chosen.is_long:
-        name = "percentiles_exact"
-    elif chosen.grain == HOUR and has_histogram(chosen) and len(_values(chosen)) <= 1:
-        name = "percentiles_by_hour"
-    else:
-        name = "percentiles_by_bucket"
+    """stage, time (None: the whole window; not by the hour), recordings, seconds (P50, P95, P99)."""
     grid = Grid.of(chosen)
-    return rows(snapshot, name, chosen, _histogram(chosen, grid) | grid.pairs)
+    return rows(snapshot, _name(chosen), chosen, _histogram(chosen, grid) | grid.pairs)
+
+
+def _name(chosen: Filter) -> str:
+    if not chosen.is_long:
+        return "percentiles_exact"
+    by_hour = chosen.grain == HOUR and has_histogram(chosen) and len(_values(chosen)) <= 1
+    return "percentiles_by_hour" if by_hour else "percentiles_by_bucket"
 
 
 def _point(row: dict[str, Any]) -> tuple[int, float | None, float | None, float | None]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from compliance_pipeline.figures.chosen import DAY, HOUR, Filter, Grid, floor_hour, rows
@@ -129,8 +129,7 @@ def ageing(snapshot: Snapshot, chosen: Filter) -> list[Age]:
     Age: since the hour in which the recording became available began.
     """
     data_to = snapshot.manifest.data_to
-    oldest = min((day for day in snapshot.manifest.days if day.year > 1970), default=data_to.date())
-    start = min(datetime(oldest.year, oldest.month, oldest.day, tzinfo=UTC), data_to - 2 * DAY)
+    start = min(snapshot.open_since(), data_to - 2 * DAY)
     everything = replace(chosen, start=start, end=floor_hour(data_to) + DAY, review=("open",))
     counted: Counter[tuple[str, str]] = Counter()
     for row in rows(snapshot, "ages", everything, {"data_to": data_to}):

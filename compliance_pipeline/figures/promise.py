@@ -30,7 +30,6 @@ class Counts:
     """Recordings of the window. overdue: broke a rule and are not flagged, longer than the objective allows."""
 
     received: int
-    fetched: int
     judged: int
     unscreenable: int
     waiting: int

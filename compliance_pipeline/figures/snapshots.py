@@ -17,11 +17,13 @@ from hashlib import sha256
 from importlib.resources import files
 from math import ceil, log
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from compliance_pipeline import reviews
+from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.objective import Objective
 from compliance_pipeline.warehouse.warehouse import Warehouse
@@ -44,6 +46,8 @@ TABLES = FACTS + COPIES + ROLLUPS
 CURRENT = "current.json"
 HOURS_AT_ONCE = 24
 """The warehouse is held while so many are read: a backfill of a year doesn't keep runs waiting."""
+LATE_BY = timedelta(minutes=1)
+LOCK_SECONDS = 20.0
 KEPT_FOR = timedelta(minutes=15)
 """Files that no manifest names any more stay for so long: somebody may be reading them."""
 GROWTH = 1.0206
@@ -82,6 +86,8 @@ class Day:
 
     hours: Mapping[datetime, Mapping[str, str]]
     rollups: Mapping[str, str]
+    open: int = 0
+    """Violations that nobody has decided on."""
 
     @property
     def names(self) -> set[str]:
@@ -89,14 +95,15 @@ class Day:
 
     def dumps(self) -> str:
         hours = {hour.isoformat(): dict(its) for hour, its in sorted(self.hours.items())}
-        return json.dumps({"hours": hours, "rollups": dict(self.rollups)})
+        return json.dumps({"hours": hours, "rollups": dict(self.rollups), "open": self.open})
 
     @staticmethod
     @lru_cache(maxsize=1024)
     def read(path: Path) -> "Day":
         """Kept in memory: what a path names never changes."""
         said = json.loads(path.read_text())
-        return Day({datetime.fromisoformat(hour): its for hour, its in said["hours"].items()}, said["rollups"])
+        hours = {datetime.fromisoformat(hour): its for hour, its in said["hours"].items()}
+        return Day(hours, said["rollups"], said["open"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,37 +185,50 @@ def publish(warehouse: Warehouse, inbox: "Inbox", folder: Path, objective: Objec
 
     A long backlog is published in parts, so that a publisher that is killed has not worked for nothing; `data_to` moves
     with the last. Done again with nothing new it changes nothing but `data_to`. The number goes up only when a figure
-    may have changed.
+    may have changed. Raises filelock.Timeout where another one is at work for longer than LOCK_SECONDS.
     """
+    begun = monotonic()
+
+    def clock() -> datetime:
+        return now + timedelta(seconds=int(monotonic() - begun))
+
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     renewed: set[datetime] = set()
-    with FileLock(folder / "publish.lock"):
-        before = _before(folder)
-        changed = warehouse.changed_hours(before.change_no)
+    with FileLock(folder / "publish.lock", timeout=LOCK_SECONDS):
+        data_to = clock()
+        before = _before(folder, data_to)
+        changed, newest = warehouse.changed_hours(before.change_no)
+        if newest < before.change_no:
+            # The warehouse was restored from a backup: hours of the snapshot may not be there any more.
+            before = _begin_anew(folder, before, data_to)
+            changed, newest = warehouse.changed_hours(0)
         backlog = list(changed)
         while len(backlog) > HOURS_AT_ONCE:
             last = changed[backlog[HOURS_AT_ONCE - 1]]
             some = {hour for hour in backlog if changed[hour] <= last}
             backlog = [hour for hour in backlog if hour not in some]
             days, gone = _publish_hours(warehouse, inbox, folder, before, objective, some, renewed)
-            before = _replace(folder, before, objective, days, gone, last, now, data_to=before.data_to)
-        said = {*inbox.hours_changed(before.data_to), *reviews.hours_changed(inbox.engine, before.data_to)}
+            before = _replace(folder, before, objective, days, gone, last, clock(), data_to=before.data_to)
+        # What was written in a transaction that took its time, or before the clock was set back.
+        since = min(before.data_to, data_to) - LATE_BY
+        said = {*inbox.hours_changed(since), *reviews.hours_changed(inbox.engine, since)}
         hours = {*backlog, *map(hour_of, said)} | ({EMPTY} if EMPTY.date() not in before.days else set())
         days, gone = _publish_hours(warehouse, inbox, folder, before, objective, hours, renewed)
-        newest = max(changed.values(), default=before.change_no)
-        manifest = _replace(folder, before, objective, days, gone, newest, now, data_to=now)
+        manifest = _replace(folder, before, objective, days, gone, newest, clock(), data_to=data_to)
     return Published(manifest, tuple(sorted(renewed, reverse=True)))
 
 
-def _before(folder: Path) -> Manifest:
+def _before(folder: Path, now: datetime) -> Manifest:
     try:
         before = Manifest.read(folder)
     except FileNotFoundError:
         return Manifest(0, 0, EMPTY)
-    if before.layout == layout():
-        return before
+    return before if before.layout == layout() else _begin_anew(folder, before, now)
+
+
+def _begin_anew(folder: Path, before: Manifest, now: datetime) -> Manifest:
     files = set(before.days.values()).union(*(Day.read(folder / name).names for name in before.days.values()))
-    return Manifest(before.number, 0, EMPTY, retired={**before.retired, **dict.fromkeys(files, before.data_to)})
+    return Manifest(before.number, 0, EMPTY, retired={**before.retired, **dict.fromkeys(files, now)})
 
 
 def _publish_hours(
@@ -252,7 +272,9 @@ def _replace(
     named = set(changed).union(*(Day.read(folder / name).names for name in changed))
     retired = {name: at for name, at in before.retired.items() if name not in named}
     due = {name for name, at in retired.items() if at < now - KEPT_FOR}
-    _remove(folder, due, now - KEPT_FOR)
+    _remove(folder, due)
+    for day in {day for day, name in days.items() if before.days.get(day) != name}:
+        _remove_left(folder, day, named | retired.keys() | gone, now - KEPT_FOR)
     kept = {name: at for name, at in retired.items() if name not in due}
     manifest = Manifest(
         before.number + bool(changed), change_no, data_to, objective, days, {**dict.fromkeys(gone, now), **kept}
@@ -285,7 +307,12 @@ def _write_hour(
     decided: Sequence[reviews.Review],
 ) -> dict[str, str]:
     """The hour's files by table. A file is named by what is in it, so the same content is the same file."""
-    known = [_known(item) for item in items if item.state != "listed"] or [dict.fromkeys(_KNOWN)]
+    # What is announced and not available yet is not received; its hour isn't known either.
+    known = [
+        _known(item)
+        for item in items
+        if item.state != "listed" and (item.event is EventType.AVAILABLE or item.attempts or item.reason)
+    ] or [dict.fromkeys(_KNOWN)]
     said = [
         {"recording_id": one.recording_id, "rule_id": one.rule_id, "decision": str(one.decision), "at": one.at}
         for one in decided
@@ -294,11 +321,10 @@ def _write_hour(
     def keep(table: str, query: str, **parameters: Any) -> str:
         return _keep(connection, folder, hour.date(), f"{hour:%H}-{table}", query, {"hour": hour, **parameters})
 
-    return {
-        "interactions": keep("interactions", sql("snapshot/interactions"), inbox=known, reviews=said),
-        "violations": keep("violations", sql("snapshot/violations"), reviews=said),
-        **{table: keep(table, f"FROM {table} WHERE partition_hour = $hour ORDER BY ALL") for table in COPIES},
-    }
+    made = {"interactions": keep("interactions", sql("snapshot/interactions"), inbox=known, reviews=said)}
+    of = [str(folder / made["interactions"])]
+    made["violations"] = keep("violations", sql("snapshot/violations"), interactions=of, reviews=said)
+    return made | {table: keep(table, f"FROM {table} WHERE partition_hour = $hour ORDER BY ALL") for table in COPIES}
 
 
 def roll_up(
@@ -321,7 +347,7 @@ def roll_up(
         }
 
     rollups = {}
-    with _connect() as connection:
+    with _connect(folder) as connection:
         for table in HOURLY:
             query = sql(f"snapshot/{table}")
             parameters = lists(query, again.values())
@@ -339,13 +365,24 @@ def roll_up(
             parameters = {"latency": str(folder / rollups["latency"])} if "$latency" in query else {}
             parameters |= lists(query, hours.values())
             rollups[table] = _keep(connection, folder, day, table, f"FROM ({query}) ORDER BY ALL", parameters)
-    return Day(hours, rollups)
+        [(left,)] = connection.execute(
+            "SELECT coalesce(sum(open), 0)::BIGINT FROM read_parquet($rules)", {"rules": str(folder / rollups["rules"])}
+        ).fetchall()
+    return Day(hours, rollups, left)
 
 
-def _connect() -> "DuckDBPyConnection":
+def _connect(folder: Path) -> "DuckDBPyConnection":
+    """What doesn't fit into memory lies in the folder for as long, not in the working directory."""
     import duckdb
 
-    connection = duckdb.connect(config={"threads": 2, "memory_limit": "256MB"})
+    connection = duckdb.connect(
+        config={
+            "threads": 2,
+            "memory_limit": "256MB",
+            "temp_directory": str(folder / ".spilled"),
+            "autoinstall_known_extensions": False,
+        }
+    )
     connection.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true; SET enable_progress_bar = false")
     return connection
 
@@ -437,13 +474,16 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _remove(folder: Path, names: Collection[str], before: datetime) -> None:
-    """These files, and what killed publishers left beside them."""
+def _remove(folder: Path, names: Collection[str]) -> None:
     for name in names:
         (folder / name).unlink(missing_ok=True)
-        for left in (folder / name).parent.glob(".*.part"):
-            if datetime.fromtimestamp(left.stat().st_mtime, UTC) < before:
-                left.unlink(missing_ok=True)
+
+
+def _remove_left(folder: Path, day: date, known: Collection[str], before: datetime) -> None:
+    """What killed publishers left of a day, and beside the manifest."""
+    for path in [*(folder / day.isoformat()).iterdir(), *folder.glob(".*.part")]:
+        if str(path.relative_to(folder)) not in known and datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+            path.unlink(missing_ok=True)
 
 
 class Snapshot:
@@ -451,7 +491,7 @@ class Snapshot:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._database = _connect()
+        self._database = _connect(folder)
 
     @classmethod
     def current(cls, folder: Path) -> "Snapshot":
@@ -462,6 +502,12 @@ class Snapshot:
         """Those in [start, end) that have recordings, oldest first."""
         first = start.replace(minute=0, second=0, microsecond=0)
         return [hour for day in self._days(start, end) for hour in sorted(day.hours) if first <= hour < end]
+
+    def open_since(self) -> datetime:
+        """Where the first day with a violation that nobody has decided on begins; else where the data ends."""
+        days = (day for day in sorted(self.manifest.days) if self._named(day).open)
+        first = next(days, None)
+        return datetime(first.year, first.month, first.day, tzinfo=UTC) if first else self.manifest.data_to
 
     def rows(self, query: str, start: datetime, end: datetime, **parameters: Any) -> list[dict[str, Any]]:
         """The rows of a query over `read_parquet($table)` of TABLES, whose files are those of hours in [start, end).

@@ -145,6 +145,7 @@ inbox_table = sa.Table(
     # The sensor's question ('what is due?') reads only this, and of it only the rows that are due.
     sa.Index("inbox_state_due", "state", "due_at"),
     sa.Index("inbox_partition_due", "partition_hour", "due_at"),
+    sa.Index("inbox_updated", "updated_at"),
     sqlite_autoincrement=True,
 )
 _row = inbox_table.c
@@ -213,7 +214,9 @@ def merge(row: Mapping[str, Any], incoming: IncomingEvent, now: datetime) -> tup
     if row["state"] is State.LISTED and not incoming.found_by_sweep:
         return _ANEW | {"due_at": now, "attempts": 0, "duplicates": row["duplicates"] + 1, "updated_at": now}, True
     if event.rank <= row["event"].rank:
-        return {"duplicates": row["duplicates"] + 1}, True
+        counted: dict[str, Any] = {"duplicates": row["duplicates"] + 1}
+        # Of an open row it would look like new work.
+        return counted if row["state"] in OPEN_STATES else counted | {"updated_at": now}, True
     changes: dict[str, Any] = {"event": event, "updated_at": now}
     if row["state"] in (State.NEW, State.DEFERRED, State.DEAD):
         changes |= {
@@ -516,9 +519,8 @@ class Inbox:
         return self._select(_row.partition_hour == partition_hour)
 
     def hours_changed(self, since: datetime) -> list[str]:
-        """Partitions with rows that are not settled, or were given up on at or after `since`."""
-        given_up = sa.and_(_row.state == State.DEAD, _row.updated_at >= since)
-        query = sa.select(_row.partition_hour).where(sa.or_(_row.state.in_(OPEN_STATES), given_up)).distinct()
+        """Partitions with rows that something happened to at or after `since`."""
+        query = sa.select(_row.partition_hour).where(_row.updated_at >= since).distinct()
         with self.engine.connect() as connection:
             return sorted(connection.scalars(query), reverse=True)
 

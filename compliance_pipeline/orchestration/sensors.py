@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from compliance_pipeline.clock import utc_now
+from compliance_pipeline.objective import PUBLISHED_EVERY
 from compliance_pipeline.screening.engine import ENGINE_BREAKER
 from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
 
@@ -226,9 +227,11 @@ def alert_sensor(_context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(report)
 
 
-@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(minimum_interval_seconds=int(PUBLISHED_EVERY.total_seconds()), default_status=dg.DefaultSensorStatus.RUNNING)
 def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Publishes the hours that changed, for reports and pages. Starts no run: that would cost more than the work."""
+    from filelock import Timeout
+
     from compliance_pipeline.figures.snapshots import folder_of, publish
     from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.objective import Objective
@@ -243,6 +246,8 @@ def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | d
         done = publish(warehouse, inbox, folder_of(settings.home), Objective.of_settings(settings), utc_now())
     except WarehouseBusy as busy:
         return dg.SkipReason(str(busy))
+    except Timeout:
+        return dg.SkipReason("Another publication is under way.")
     finally:
         inbox.close()
     if not done.hours:

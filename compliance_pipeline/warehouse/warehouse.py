@@ -62,6 +62,13 @@ def _create(connection: "DuckDBPyConnection") -> None:
             # Rows of before hold nothing here: NOT NULL is for new files only.
             connection.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" {wanted[table][name]}')
     connection.execute(sql("schema"))
+    if present and "changed_hours" not in present:
+        # Of a file of before: each hour with a number of its own, so that they are published in parts.
+        connection.execute(
+            "INSERT INTO changed_hours SELECT partition_hour, row_number() OVER (ORDER BY partition_hour) "
+            "FROM (SELECT partition_hour FROM recordings UNION SELECT partition_hour FROM verdicts "
+            "UNION SELECT partition_hour FROM sweeps)"
+        )
     connection.execute("DELETE FROM schema_digest")
     connection.execute("INSERT INTO schema_digest VALUES ($digest)", {"digest": digest})
     connection.commit()
@@ -117,8 +124,8 @@ class Warehouse:
             if not any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
                 raise
             raise WarehouseDamaged(
-                f"The warehouse {self.path} is damaged: stop everything and restore your backup; what came in since "
-                "is fetched again by a backfill. Nothing was written."
+                f"The warehouse {self.path} is damaged: stop everything, restore your backup and remove the "
+                "folder `snapshots` beside it; what came in since is fetched again by a backfill. Nothing was written."
             ) from None
 
     def _open(self, read_only: bool, deadline: float) -> "DuckDBPyConnection":
@@ -190,7 +197,7 @@ class Warehouse:
                     {"rows": values},
                 ).fetchall()[0][0]
             hours = {hour for row in rows if (hour := getattr(row, "partition_hour", None))}
-            _note_change(connection, hours)
+            note_change(connection, hours)
         return added
 
     def select(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -206,20 +213,20 @@ class Warehouse:
             raise ValueError(f"no such mart: {mart}")
         with self.write() as connection:
             connection.execute(f"DELETE FROM {mart} WHERE partition_hour = $hour", {"hour": hour})  # noqa: S608
-            _note_change(connection, [hour])
+            note_change(connection, [hour])
             return int(connection.execute(sql(mart), {"hour": hour, **parameters}).fetchall()[0][0])
 
-    def changed_hours(self, since: int) -> dict[datetime, int]:
-        """Hours in which something was stored after change number `since`, with their newest number, lowest first.
-
-        All of them, where the warehouse is behind that number: it was restored from a backup.
-        """
-        rows = self.select(
-            "SELECT partition_hour, change_no, max(change_no) OVER () AS newest FROM changed_hours "
-            "QUALIFY change_no > $since OR newest < $since ORDER BY change_no, partition_hour",
-            {"since": since},
-        )
-        return {row["partition_hour"]: row["change_no"] for row in rows}
+    def changed_hours(self, since: int) -> tuple[dict[datetime, int], int]:
+        """Hours in which something was stored after change number `since`, with their newest number, lowest first; and
+        the newest number of all."""
+        with self.read() as connection:
+            [(newest,)] = connection.execute("SELECT coalesce(max(change_no), 0) FROM changed_hours").fetchall()
+            rows = connection.execute(
+                "SELECT partition_hour, change_no FROM changed_hours WHERE change_no > $since "
+                "ORDER BY change_no, partition_hour",
+                {"since": since},
+            ).fetchall()
+        return dict(rows), newest
 
     def describe(self, table: str, hour: datetime) -> "Described":
         with self.read() as connection:
@@ -235,7 +242,7 @@ class Warehouse:
         return Described(columns, rows[0])
 
 
-def _note_change(connection: "DuckDBPyConnection", hours: Collection[datetime]) -> None:
+def note_change(connection: "DuckDBPyConnection", hours: Collection[datetime]) -> None:
     """In the transaction of the change, so that whoever reads the number sees the change."""
     if hours:
         connection.execute(

@@ -210,7 +210,6 @@ def test_counts_and_the_headline(snapshot: Snapshot, facts: tuple[Rows, Rows], c
     due, late = plain.due_late(rows)
     assert asdict(head.counts) == {
         "received": len(rows),
-        "fetched": sum(row["fetched_at"] is not None for row in rows),
         "judged": status["judged"],
         "unscreenable": status["unscreenable"],
         "waiting": status["waiting"],

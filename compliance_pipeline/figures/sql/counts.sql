@@ -1,7 +1,6 @@
 -- What became of the window's recordings.
 SELECT
     coalesce(sum(received), 0)::BIGINT AS received,
-    coalesce(sum(fetched), 0)::BIGINT AS fetched,
     coalesce(sum(judged), 0)::BIGINT AS judged,
     coalesce(sum(unscreenable), 0)::BIGINT AS unscreenable,
     coalesce(sum(waiting), 0)::BIGINT AS waiting,

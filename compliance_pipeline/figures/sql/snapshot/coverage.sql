@@ -2,7 +2,6 @@
 SELECT
     partition_hour, queue, channel, direction, coalesce(policy_version, '') AS policy_version,
     count(*) AS received,
-    count(fetched_at) AS fetched,
     count(*) FILTER (status = 'judged') AS judged,
     count(*) FILTER (status = 'unscreenable') AS unscreenable,
     count(*) FILTER (status = 'waiting') AS waiting,
@@ -12,9 +11,9 @@ SELECT
     count(flagged_s) AS flagged,
     count(*) FILTER (flagged_s <= coalesce(o.seconds, $objective_s)) AS in_time,
     count(*) FILTER (verdict IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED') AND flagged_s IS NULL) AS unflagged,
-    count(tagged_at) AS tagged,
-    count(work_item_at) AS work_items,
-    count(reviewed_at) AS reviewed,
+    count(tagged_at) FILTER (verdict IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED')) AS tagged,
+    count(work_item_at) FILTER (verdict IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED')) AS work_items,
+    count(reviewed_at) FILTER (verdict IN ('VIOLATION_DETECTED', 'REVIEW_REQUIRED')) AS reviewed,
     count(*) FILTER (found_by_sweep) AS found_by_sweep,
     sum(duplicates)::BIGINT AS duplicates
 FROM read_parquet($interactions)

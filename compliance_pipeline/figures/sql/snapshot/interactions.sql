@@ -24,25 +24,23 @@ WITH known AS (
 ), stages AS (
     SELECT recording_id, map_from_entries(list((stage, seconds))) AS seconds
     FROM stage_times WHERE partition_hour = $hour GROUP BY recording_id
-), fetched AS (
-    SELECT recording_id, max(fetched_at) AS fetched_at FROM media WHERE partition_hour = $hour GROUP BY recording_id
 ), reviewed AS (
     SELECT recording_id, max(decided_at) AS reviewed_at FROM broken GROUP BY recording_id HAVING bool_and(decision IS NOT NULL)
 ), actions AS (
     SELECT
         recording_id,
         min(revised_at) FILTER (action = 'tag_recording' AND status = 'done') AS tagged_at,
-        min(revised_at) FILTER (action = 'create_work_item' AND status = 'done') AS work_item_at,
-        count(*) FILTER (status = 'dead') AS dead_actions
+        min(revised_at) FILTER (action = 'create_work_item' AND status = 'done') AS work_item_at
     FROM latest_remediations WHERE partition_hour = $hour GROUP BY recording_id
 )
 SELECT
     coalesce(r.recording_id, k.recording_id) AS recording_id,
     $hour::TIMESTAMPTZ AS partition_hour,
-    coalesce(r.available_at, k.available_at) AS available_at,
+    -- A recording stays in the hour that it was first tried in; a window's files are those of its hours.
+    least(greatest(coalesce(r.available_at, k.available_at), $hour), $hour + INTERVAL 1 HOUR - INTERVAL 1 MICROSECOND)
+        AS available_at,
     coalesce(r.received_at, k.received_at) AS received_at,
     r.ended_at,
-    f.fetched_at,
     v.judged_at,
     a.tagged_at,
     a.work_item_at,
@@ -70,7 +68,6 @@ SELECT
     coalesce(v.undetermined_rules, []) AS undetermined_rules,
     coalesce(k.duplicates, 0) AS duplicates,
     coalesce(k.attempts, 0) AS attempts,
-    coalesce(a.dead_actions, 0) AS dead_actions,
     s.seconds['platform'] AS platform_s,
     s.seconds['delivery'] AS delivery_s,
     s.seconds['queue'] AS queue_s,
@@ -87,6 +84,5 @@ FULL JOIN (FROM recordings WHERE partition_hour = $hour) r USING (recording_id)
 LEFT JOIN newest v ON v.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN stages s ON s.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN actions a ON a.recording_id = coalesce(r.recording_id, k.recording_id)
-LEFT JOIN fetched f ON f.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN reviewed w ON w.recording_id = coalesce(r.recording_id, k.recording_id)
 ORDER BY available_at, recording_id

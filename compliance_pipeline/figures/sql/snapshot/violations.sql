@@ -1,4 +1,4 @@
--- $hour, $reviews: one row a rule that the newest verdict of a recording broke, with what was done about it.
+-- $hour, $interactions, $reviews: one row a rule that the newest verdict of a recording broke, with what was done about it.
 WITH newest AS (
     SELECT recording_id, policy_version, engine_version, judged_at FROM latest_verdicts WHERE partition_hour = $hour
 ), decided AS (
@@ -21,8 +21,8 @@ SELECT
     r.available_at,
     n.judged_at,
     x.channel,
-    coalesce(r.direction, 'unknown') AS direction,
-    coalesce(r.queue, 'none') AS queue,
+    r.direction,
+    r.queue,
     r.agent,
     x.policy_version,
     x.engine_version,
@@ -43,7 +43,7 @@ SELECT
     s.seconds AS flagged_s
 FROM violations x
 JOIN newest n USING (recording_id, policy_version, engine_version)
-JOIN recordings r ON r.partition_hour = x.partition_hour AND r.recording_id = x.recording_id
+JOIN read_parquet($interactions) r ON r.recording_id = x.recording_id
 LEFT JOIN evidence e
     ON e.partition_hour = x.partition_hour AND e.recording_id = x.recording_id
     AND e.engine_version = x.engine_version AND e.finding_no = x.finding_no

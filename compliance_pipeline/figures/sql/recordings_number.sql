@@ -1,0 +1,2 @@
+-- How many recordings are in one of the states.
+SELECT count(*) AS recordings FROM {{recordings_of}}
