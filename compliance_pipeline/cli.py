@@ -120,6 +120,7 @@ def up(
     from filelock import FileLock, Timeout
     from honcho.manager import Manager
 
+    from compliance_pipeline.dashboard.access import AccessNotConfigured, refuse_open
     from compliance_pipeline.screening.policy import PolicyError, load_policy
     from compliance_pipeline.stack import environment, free_port, is_open, procfile
 
@@ -141,8 +142,9 @@ def up(
     lock = FileLock(settings.home / "up.lock", timeout=0)
     try:
         load_policy(settings.policy)
+        refuse_open(settings)
         lock.acquire()
-    except PolicyError as error:
+    except (PolicyError, AccessNotConfigured) as error:
         raise fail(str(error)) from None
     except Timeout:
         raise fail(f"it runs already with the data folder {settings.home}; stop that, or set COMPLIANCE_HOME") from None

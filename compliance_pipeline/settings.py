@@ -4,7 +4,7 @@ import secrets
 from base64 import b64decode, b64encode
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Base64Bytes, Field, IPvAnyNetwork, Secret, SecretStr, field_validator
@@ -137,12 +137,17 @@ class Settings(BaseSettings):
     oidc_client_secret: SecretStr | None = Field(
         default=None, description="the dashboard's client secret; none for a public client"
     )
-    oidc_user_claim: str = Field(default="preferred_username", description="claim that people are known by")
-    sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
-    objective_seconds: float = Field(default=30.0, gt=0, description="available to flagged, promised at P95")
-    objective_seconds_by_channel: dict[Literal["voice", "chat", "email"], float] = Field(
-        default={}, description="the same for single channels (JSON: channel to seconds)"
+    oidc_user_claim: str = Field(
+        default="preferred_username",
+        description="claim that people are known by: unique, and nothing that they can change themselves",
     )
+    sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
+    objective_seconds: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="available to flagged, as promised"
+    )
+    objective_seconds_by_channel: dict[
+        Literal["voice", "chat", "email"], Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    ] = Field(default={}, description="the same for single channels (JSON: channel to seconds)")
     objective_target: float = Field(
         default=0.99, gt=0, lt=1, description="share of the flagged recordings that is in time, over 30 days"
     )
@@ -205,7 +210,9 @@ class Settings(BaseSettings):
 
     @property
     def dashboard_base_url(self) -> str:
-        return (self.dashboard_url or f"http://127.0.0.1:{self.dashboard_port}").rstrip("/")
+        host = "127.0.0.1" if self.dashboard_host in ("0.0.0.0", "::") else self.dashboard_host  # noqa: S104 - compared
+        bound = f"http://{f'[{host}]' if ':' in host else host}:{self.dashboard_port}"
+        return (self.dashboard_url or bound).rstrip("/")
 
     @property
     def inbox_database_url(self) -> str:

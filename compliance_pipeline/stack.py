@@ -71,7 +71,7 @@ def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_op
         "COMPLIANCE_DASHBOARD_PORT": str(settings.dashboard_port),
         "COMPLIANCE_CODE_PORT": str(code_port),
         "COMPLIANCE_WEB_PORT": str(web_port),
-        "COMPLIANCE_DAGSTER_URL": f"http://127.0.0.1:{web_port}",
+        "COMPLIANCE_DAGSTER_URL": os.environ.get("COMPLIANCE_DAGSTER_URL", f"http://127.0.0.1:{web_port}"),
         "COMPLIANCE_WORKSPACE": str(workspace),
         "COMPLIANCE_SANDBOX_OPTIONS": sandbox_options,
     }

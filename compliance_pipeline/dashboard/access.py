@@ -31,9 +31,9 @@
 
     role_of(route.endpoint)
 
-`needs` takes plain handlers, which run in a thread, and coroutines. What asks by itself (polling) says
-`keeps_alive=False`, or nobody's session would ever be idle. uvicorn must run with `proxy_headers=False`: else a peer's
-own headers would say which address it has.
+`needs` takes plain handlers, which run in a thread, and coroutines. What only asks by itself (polling) says
+`keeps_alive=False`, and a page that renews itself sends BY_ITSELF, or nobody's session would ever be idle.
+uvicorn must run with `proxy_headers=False`: else a peer's own headers would say which address it has.
 """
 
 import functools
@@ -80,6 +80,8 @@ RENEW = timedelta(minutes=1)
 CLOCKS_APART = timedelta(seconds=60)
 MAX_FORM_BYTES = 64 * 1024
 
+BY_ITSELF = "X-By-Itself"
+"""Header of a request that no person asked for."""
 USER_HEADER = "X-Forwarded-User"
 GROUPS_HEADER = "X-Forwarded-Groups"
 GROUP = "group:"
@@ -118,7 +120,10 @@ class AccessNotConfigured(ValueError):
 
 
 class Role(IntEnum):
-    """What somebody may do, each all that those before may. PUBLIC is for routes only: no sign-in, and no data."""
+    """What somebody may do, each all that those before may. PUBLIC is for routes only: no sign-in, and no data.
+
+    No page is an ADMIN's alone: it is what the user of this machine is, and those whom refusals say to ask.
+    """
 
     PUBLIC = 0
     VIEWER = 1
@@ -186,6 +191,11 @@ def refuse_open(settings: Settings) -> None:
                 f"the dashboard would be open to everybody who reaches {settings.dashboard_host}: set "
                 "COMPLIANCE_DASHBOARD_AUTH to oidc or proxy, or COMPLIANCE_DASHBOARD_HOST to 127.0.0.1"
             )
+        if not _is_loopback(urlsplit(settings.dashboard_url or "").hostname or "localhost"):
+            raise AccessNotConfigured(
+                f"the dashboard would be open to everybody who reaches {settings.dashboard_url}: set "
+                "COMPLIANCE_DASHBOARD_AUTH to oidc or proxy, or leave COMPLIANCE_DASHBOARD_URL unset"
+            )
         return
     if settings.dashboard_auth == "proxy" and not settings.dashboard_trusted_proxies:
         raise AccessNotConfigured(
@@ -244,6 +254,12 @@ def role_of(handler: Any) -> Role:
     return Role(role)
 
 
+def refuse_other_sites(request: Request) -> None:
+    """For a GET that the ledger has with the user's name. Raises Rejected where another site's page asked."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise Rejected(403, "cross_site", "another site asked for this: open it from a page of this dashboard")
+
+
 def current_user(request: Request) -> User:
     """Raises LookupError in a handler that needs nobody, and in refusals of strangers: see `known_user`."""
     user = known_user(request)
@@ -276,6 +292,7 @@ class Access:
         refuse_open(settings)
         self._settings, self._engine, self._clock, self._page = settings, engine, clock, page
         self._is_https = (settings.dashboard_url or "").startswith("https://")
+        self.headers = HEADERS | ({"Strict-Transport-Security": "max-age=31536000"} if self._is_https else {})
         self._key = settings._secret(None, "dashboard")
         self._os_user = _os_user() if settings.dashboard_auth == "none" else ""
         self._issuer = _issuer(settings) if settings.dashboard_auth == "oidc" else None
@@ -310,7 +327,8 @@ class Access:
         """Moves the end of the idle session that the request came with."""
         session: _Session | None = getattr(request.state, "session", None)
         now = int(self._clock().timestamp())
-        if session is not None and now - session.seen >= RENEW.total_seconds():
+        is_due = session is not None and now - session.seen >= RENEW.total_seconds()
+        if session is not None and is_due and BY_ITSELF not in request.headers:
             self._set_session(response, replace(session, seen=now))
 
     def token(self, binding: str) -> str:
@@ -332,10 +350,12 @@ class Access:
             return JSONResponse(refusal.body, refusal.status, refusal.headers)
         if is_login and request.method in _SAFE:
             return RedirectResponse(_login_for(_path(request)), 303)
-        link = None
+        link, message = None, _sentence(str(refusal))
         if self._issuer is not None and refusal.reason in ("login", "login_failed", "no_role", "issuer"):
-            link = ("/login", "Sign in")
-        response = self._shown(request, Notice(refusal.status, _title(refusal.status), _sentence(str(refusal)), link))
+            link = (_login_for(_path(request)), "Sign in")
+        if is_login:
+            message += " Go back first for what you typed: copy it, for signing in loads the page anew."
+        response = self._shown(request, Notice(refusal.status, _title(refusal.status), message, link))
         response.headers.update(refusal.headers or {})
         return response
 
@@ -363,7 +383,7 @@ class Access:
     async def _who(self, request: Request) -> tuple[User, str]:
         """The user, and what their forms are bound to."""
         if self._settings.dashboard_auth == "none":
-            if not _is_loopback(_peer(request)):
+            if not _is_loopback(_peer(request)) or _is_passed_on(request):
                 raise Rejected(403, "remote", "this dashboard is for its own machine only")
             return User(self._os_user, Role.ADMIN), self._os_user
         if self._settings.dashboard_auth == "proxy":
@@ -594,7 +614,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 has_started = True
                 headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
+                headers.update(self._access.headers)
                 if path.startswith("/static/"):
                     headers.setdefault("Cache-Control", "no-cache")
                 else:
@@ -685,6 +705,11 @@ def _is_loopback(host: str) -> bool:
 
 def _peer(request: Request) -> str:
     return request.client.host if request.client else ""
+
+
+def _is_passed_on(request: Request) -> bool:
+    """Whether a proxy says that it asks for somebody else."""
+    return any(name in ("forwarded", "via") or name.startswith("x-forwarded-") for name in request.headers)
 
 
 def _utf8(header: str) -> str:

@@ -23,6 +23,8 @@ BY = ("queue", "channel", "direction")
 """What `rates` may be asked by."""
 MOST = 500
 """Rows of one answer."""
+YEARS = (2000, 3000)
+"""Of places in a list: before the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,10 @@ def key_of(text: str | None) -> tuple[datetime, str, str] | None:
         return None
     try:
         at = datetime.fromisoformat(parts[0])
-    except ValueError:
+        is_one = at.tzinfo is not None and YEARS[0] <= at.astimezone(UTC).year < YEARS[1]
+    except (ValueError, OverflowError):
         return None
-    return (at.astimezone(UTC), parts[1], parts[2]) if at.tzinfo else None
+    return (at.astimezone(UTC), parts[1], parts[2]) if is_one else None
 
 
 def key_text(key: tuple[datetime, str, str]) -> str:

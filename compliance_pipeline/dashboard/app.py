@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from compliance_pipeline import database
 from compliance_pipeline.asgi import Rejected, healthz
@@ -16,7 +17,6 @@ from compliance_pipeline.clock import Clock, utc_now
 from compliance_pipeline.dashboard import api, exports, operations, overview, policies, recordings, violations
 from compliance_pipeline.dashboard.access import Access, Guard, Notice, Role, needs
 from compliance_pipeline.dashboard.pages import STATIC, Board, render
-from compliance_pipeline.figures.figures import Objective
 from compliance_pipeline.figures.snapshots import NoSnapshot, folder_of
 from compliance_pipeline.settings import Settings
 
@@ -24,11 +24,12 @@ PAGES = (overview, violations, recordings, operations, policies, api, exports)
 
 
 class _Assets(StaticFiles):
-    """Pages name these files with their digest, so that a browser asks for each only once."""
+    """A browser asks only once for what a page names with its digest."""
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        if scope["query_string"]:
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response
 
 
@@ -55,7 +56,7 @@ def create_app(settings: Settings, *, clock: Clock = utc_now) -> Starlette:
         exception_handlers={**access.exception_handlers, NoSnapshot: nothing_yet},
     )
     app.state.access = access
-    app.state.board = Board(settings, engine, Objective.of_settings(settings), clock, folder_of(settings.home))
+    app.state.board = Board(settings, engine, clock, folder_of(settings.home))
     return app
 
 

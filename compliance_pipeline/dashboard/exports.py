@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from compliance_pipeline import ledger
+from compliance_pipeline import ledger, reviews
 from compliance_pipeline.asgi import Rejected
-from compliance_pipeline.dashboard.access import Role, current_user, needs
+from compliance_pipeline.dashboard.access import Role, current_user, needs, refuse_other_sites
 from compliance_pipeline.dashboard.api import instant
-from compliance_pipeline.dashboard.pages import board_of, view_of
+from compliance_pipeline.dashboard.pages import Board, board_of, view_of
 from compliance_pipeline.dashboard.view import DIMENSIONS, View
 from compliance_pipeline.figures.chosen import whole
 from compliance_pipeline.figures.figures import Filter, violations_table
@@ -93,8 +93,15 @@ def _written(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _rows(snapshot: "Snapshot", chosen: Filter) -> Iterator[Sequence[dict[str, Any]]]:
-    return (violations_table(snapshot, piece) for piece in pieces(chosen))
+def _rows(board: Board, snapshot: "Snapshot", chosen: Filter) -> Iterator[Sequence[dict[str, Any]]]:
+    """As the list shows them: with what was decided since the snapshot."""
+    for piece in pieces(chosen):
+        rows = violations_table(snapshot, piece)
+        found = reviews.state(board.engine, {row["recording_id"] for row in rows})
+        for row in rows:
+            if review := reviews.decided(found, row["recording_id"], row["rule_id"]):
+                row |= {"review": str(review.decision), "reviewed_at": review.at}
+        yield rows
 
 
 def write_csv(batches: Iterator[Sequence[dict[str, Any]]], out: IO[bytes]) -> int:
@@ -163,6 +170,7 @@ def _entry(request: Request, view: View, kind: str, rows: int, number: int) -> l
 
 def export(request: Request) -> Response:
     """The whole file is made before the first byte goes out: what the ledger says was exported is what was sent."""
+    refuse_other_sites(request)
     board, kind = board_of(request), request.url.path.rpartition(".")[2]
     snapshot = board.snapshot()
     view = view_of(request, snapshot)
@@ -170,11 +178,20 @@ def export(request: Request) -> Response:
         refuse_sensitive(" ".join(value for _, value in view.active), "the filter")
     except NotPlain as error:
         raise Rejected(400, "sensitive_filter", str(error)) from None
+    if not _one_at_a_time.acquire(blocking=False):
+        busy = "another file is being made, and one is made at a time: try again in a few seconds"
+        raise Rejected(503, "busy", busy, headers={"Retry-After": "5"})
+    try:
+        return _made(request, board, snapshot, view, kind)
+    finally:
+        _one_at_a_time.release()
+
+
+def _made(request: Request, board: Board, snapshot: "Snapshot", view: View, kind: str) -> Response:
     write, media_type = FORMATS[kind]
     out = tempfile.TemporaryFile()  # noqa: SIM115  has no name: gone when it is closed, whatever happens
     try:
-        with _one_at_a_time:
-            rows = write(_rows(snapshot, view.chosen), out)
+        rows = write(_rows(board, snapshot, view.chosen), out)
         ledger.record(board.engine, [_entry(request, view, kind, rows, snapshot.manifest.number)], board.clock())
         length = out.tell()
         out.seek(0)
@@ -184,7 +201,6 @@ def export(request: Request) -> Response:
     headers = {
         "Content-Disposition": f'attachment; filename="{name_of(view.chosen, kind)}"',
         "Content-Length": str(length),
-        "Cache-Control": "private, no-store",
         "X-Rows": str(rows),
     }
     return StreamingResponse(_chunks(out), headers=headers, media_type=media_type, background=BackgroundTask(out.close))

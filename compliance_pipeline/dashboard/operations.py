@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from compliance_pipeline import breaker, database, tallies
 from compliance_pipeline.dashboard.access import Role, needs
-from compliance_pipeline.dashboard.pages import Board, board_of, count, render, view_of, when
+from compliance_pipeline.dashboard.overview import stack, undone
+from compliance_pipeline.dashboard.pages import Board, board_of, bucket, count, render, view_of, when
 from compliance_pipeline.dashboard.view import View
 from compliance_pipeline.dashboard.violations import table_of
 from compliance_pipeline.figures.chosen import HOUR, floor_hour, rows
@@ -237,26 +238,6 @@ def to_do(
     return todo
 
 
-COLOURS = ("cat1", "cat2", "cat3", "cat4")
-REST = "other reasons"
-
-
-def of_losses(series: StackSeries) -> dict[str, Any]:
-    """As app.js draws it; reasons beyond the colours are one."""
-    names, values = list(series.names), list(series.values)
-    if len(names) > len(COLOURS):
-        most = len(COLOURS) - 1
-        names, rest = [*names[:most], REST], values[most:]
-        values = [*values[:most], [sum(column) for column in zip(*rest, strict=True)]]
-    return {"names": names, "colours": COLOURS[: len(names)], "times": series.times, "values": values}
-
-
-def of_failures(series: StackSeries) -> dict[str, Any]:
-    values = [series.values[series.names.index(name)] for name in ("failed", "dead")]
-    names = ["failed, tried again", "given up on"]
-    return {"names": names, "colours": ["cat2", "breach"], "times": series.times, "values": values}
-
-
 def page_of(board: Board, view: View, series: StackSeries, found: Sequence[Lane]) -> dict[str, Any]:
     """What all charts of the page share."""
     start, end = view.chosen.start.timestamp(), view.chosen.end.timestamp()
@@ -277,7 +258,7 @@ def show(request: Request) -> Response:
     board = board_of(request)
     snapshot = board.snapshot()
     view = view_of(request, snapshot)
-    chosen, now = view.chosen, board.clock()
+    chosen, now = view.having(CHOICES), board.clock()
     deliveries = rows(snapshot, "deliveries", chosen)
     whole = completeness(snapshot, chosen)
     found = lanes(board.engine, chosen.start, chosen.end, now)
@@ -289,6 +270,7 @@ def show(request: Request) -> Response:
         "operations.html",
         view,
         options=options(snapshot, chosen),
+        is_filtered=any(view.values(name) for name in CHOICES),
         choices=CHOICES,
         page=page_of(board, view, losses, found),
         counts=counts(snapshot, chosen, board.objective),
@@ -296,15 +278,16 @@ def show(request: Request) -> Response:
         steps=funnel(snapshot, chosen),
         completeness=whole,
         hour_long=HOUR,
-        losses=of_losses(losses),
-        grain_s=losses.grain_s,
-        failures=of_failures(failures),
+        lost=stack(losses),
+        undone=undone(failures),
+        per=bucket(losses.grain_s),
         deliveries=deliveries,
         failing=failing(snapshot, chosen),
         lanes=found,
         ages=table_of(ageing(snapshot, chosen)),
         AGES=AGES,
         review=replace(view, path="/review"),
+        listed=replace(view, chosen=chosen),
         inbox=inbox,
         totals=totals,
         reasons_shown=REASONS_SHOWN,

@@ -22,10 +22,9 @@ from compliance_pipeline.dashboard.pages import (
     render,
     seconds,
     seconds_plain,
-    tag_of,
-    unchanged,
     utc,
     view_of,
+    when,
 )
 from compliance_pipeline.dashboard.view import View
 from compliance_pipeline.dashboard.violations import titles
@@ -33,11 +32,13 @@ from compliance_pipeline.figures.figures import (
     AgentFigure,
     BudgetSeries,
     BurnSeries,
+    Filter,
     Headline,
     Matrix,
     Objective,
     Percentiles,
     Point,
+    Rate,
     Series,
     StackSeries,
     actions_series,
@@ -67,7 +68,8 @@ MOST_NAMES = 4
 OUTAGES = 4
 """Told one by one, the newest."""
 COLOURS = ("cat1", "cat2", "cat3", "cat4")
-FATES = {"failed": "failed, tried again", "dead": "given up on"}
+FATES = {"failed": ("failed, tried again", "cat2"), "dead": ("given up on", "breach")}
+"""Of failed deliveries: in words, and its colour."""
 SHADES = 9
 """Of the matrix, besides the lightest."""
 
@@ -99,14 +101,14 @@ def show(request: Request) -> Response:
     # Breakers are not of the snapshot.
     outages = breaker.openings(board.engine, view.chosen.start - breaker.KEEP_OPENINGS)
     states = breaker.states(board.engine, board.clock())
-    tag = tag_of(request, snapshot, view, outages, [(one.name, one.state) for one in states])
-    if (same := unchanged(request, tag)) is not None:
-        return same
-    chosen = options(snapshot, view.chosen)
-    head = headline(snapshot, view.chosen, board.objective)
+    own = replace(view, chosen=view.having(FILTERS))
+    chosen = options(snapshot, own.chosen)
+    head = headline(snapshot, own.chosen, board.objective)
     if not head.counts.received:
-        return render(request, "overview_empty.html", view, tag=tag, options=chosen, data_to=snapshot.manifest.data_to)
-    shown = _promise(board, snapshot, view, head) | _found(snapshot, view) | _operations(snapshot, view)
+        return render(
+            request, "overview_empty.html", view, options=chosen, choices=FILTERS, data_to=snapshot.manifest.data_to
+        )
+    shown = _promise(board, snapshot, own, head) | _found(snapshot, own.chosen) | _operations(snapshot, own.chosen)
     clipped = clip_openings(outages, view.chosen.start, min(view.chosen.end, board.clock()))
     series: Series = shown["series"]
     facts = {
@@ -122,9 +124,10 @@ def show(request: Request) -> Response:
         request,
         "overview.html",
         view,
-        tag=tag,
         options=chosen,
+        choices=FILTERS,
         facts=facts,
+        todos=todos(view, head),
         breakers=states,
         titles=titles(board),
         outages=clipped[::-1][:OUTAGES],
@@ -146,7 +149,7 @@ def freshness(request: Request) -> Response:
         "state": fresh.state,
         "words": fresh.words,
     }
-    return JSONResponse(body, headers={"Cache-Control": "no-store"})
+    return JSONResponse(body)
 
 
 routes = [Route("/", show), Route("/api/freshness", freshness)]
@@ -201,12 +204,11 @@ def _promise(board: Board, snapshot: Snapshot, view: View, head: Headline) -> di
         "budget": [budget.times, rounded(budget.left, 4), budget.late, budget.due],
         "budget_words": budget_words(head, budget),
         "burn": [burn.times, rounded(burn.burn, 3), burn.late, burn.due],
-        "burn_words": burn_words(burn),
+        "burn_words": burn_words(burn, view.zone, snapshot.manifest.data_to),
         "multiples": [(stage, columns(series, stage), head.stages.get(stage)) for stage in MULTIPLES],
         "late_by": late,
         "late_total": sum(late.values()),
         "stage_rows": stage_rows(head),
-        "todos": todos(view, head),
         "is_exact": not chosen.is_long,
     }
     if view.chart == "heat":
@@ -218,30 +220,27 @@ def _promise(board: Board, snapshot: Snapshot, view: View, head: Headline) -> di
     return shown
 
 
-def _found(snapshot: Snapshot, view: View) -> dict[str, Any]:
+def _found(snapshot: Snapshot, chosen: Filter) -> dict[str, Any]:
     # No chart is filtered by what it shows: its other rows are the way to choose another.
-    broken = rules(snapshot, replace(view.chosen, rule=()))
-    table = matrix(snapshot, replace(view.chosen, rule=()))
-    people = agents(snapshot, replace(view.chosen, agent=()), AGENTS)
+    broken = rules(snapshot, replace(chosen, rule=()))
+    table = matrix(snapshot, replace(chosen, rule=()))
+    people = agents(snapshot, replace(chosen, agent=()), AGENTS)
     return {
         "broken": broken,
         "types": {one.rule_id: one.violation_type for one in broken},
         "most_broken": max((one.recordings for one in broken), default=1),
         "table": table,
         "shades": shades(table),
-        "rates": [(name, its, most_of(its)) for name in RATES if (its := rates(snapshot, view.chosen, name))],
-        "newest": latest(snapshot, view.chosen),
+        "rates": [(name, its, most_of(its)) for name in RATES if (its := rates(snapshot, chosen, name))],
+        "newest": latest(snapshot, chosen),
         "agents": people,
         "agent_most": agent_scale(people)[-1],
         "agent_scale": agent_scale(people),
     }
 
 
-def _operations(snapshot: Snapshot, view: View) -> dict[str, Any]:
-    lost, done = losses_series(snapshot, view.chosen), actions_series(snapshot, view.chosen)
-    undone = stack(done, ("failed", "dead"))
-    undone["names"] = [FATES[name] for name in undone["names"]]
-    return {"lost": stack(lost), "undone": undone}
+def _operations(snapshot: Snapshot, chosen: Filter) -> dict[str, Any]:
+    return {"lost": stack(losses_series(snapshot, chosen)), "undone": undone(actions_series(snapshot, chosen))}
 
 
 def objective_words(objective: Objective, channels: Sequence[str]) -> str:
@@ -301,13 +300,14 @@ def budget_words(head: Headline, budget: BudgetSeries) -> str:
     return f"{left} after {count(sum(budget.late))} late of {count(sum(budget.due))} recordings that were due."
 
 
-def burn_words(burn: BurnSeries) -> str:
+def burn_words(burn: BurnSeries, zone: str, data_to: datetime) -> str:
     told = [(rate, at) for rate, at in zip(burn.burn, burn.times, strict=True) if rate is not None]
     if not told:
         return "Nothing was due in this window."
     worst, at = max(told)
     over = sum(rate > 1 for rate, _ in told)
-    return f"Above 1× in {over} of {len(told)} times; the highest was {worst:.2f}× at {utc(at):%-d %b %H:%M} UTC."
+    then = f"{when(utc(at), zone, data_to)} {zone}"
+    return f"Above 1× in {over} of {len(told)} times; the highest was {worst:.2f}× at {then}."
 
 
 def todos(view: View, head: Headline) -> list[Todo]:
@@ -320,9 +320,18 @@ def todos(view: View, head: Headline) -> list[Todo]:
     if head.open:
         found.append(Todo(f"{plural(head.open, 'violation')} to review", view.link("/review")))
     if head.counts.overdue:
-        found.append(Todo(f"{count(head.counts.overdue)} overdue and not flagged", view.link("/operations"), True))
+        found.append(
+            Todo(
+                f"{count(head.counts.overdue)} overdue and not flagged", view.link("/recordings", state="overdue"), True
+            )
+        )
     if head.counts.dead_letters:
-        found.append(Todo(f"{plural(head.counts.dead_letters, 'recording')} given up on", view.link("/operations")))
+        found.append(
+            Todo(
+                f"{plural(head.counts.dead_letters, 'recording')} given up on",
+                view.link("/recordings", state="dead_letter"),
+            )
+        )
     if head.failed_actions:
         found.append(Todo(f"{plural(head.failed_actions, 'delivery', 'deliveries')} failed", view.link("/operations")))
     return found
@@ -341,9 +350,9 @@ def shades(table: Matrix) -> dict[tuple[str, str], tuple[float, int, int]]:
     }
 
 
-def most_of(its: Sequence[Any]) -> float:
-    """What bars are a share of: the highest rate, or 1 where all are 0."""
-    return max((one.rate or 0.0 for one in its), default=0.0) or 1.0
+def most_of(its: Sequence[Rate]) -> float:
+    """What intervals are a share of: the highest end of one."""
+    return max(one.interval[1] for one in its if one.interval)
 
 
 def agent_scale(people: Sequence[AgentFigure]) -> list[float]:
@@ -373,6 +382,13 @@ def stack(series: StackSeries, only: Sequence[str] | None = None) -> dict[str, A
         "times": series.times,
         "values": [values for _, values in parts],
     }
+
+
+def undone(series: StackSeries) -> dict[str, Any]:
+    """Of deliveries, those that failed."""
+    shown = stack(series, tuple(FATES))
+    fates = [FATES[name] for name in shown["names"]]
+    return shown | {"names": [words for words, _ in fates], "colours": [colour for _, colour in fates]}
 
 
 def stage_rows(head: Headline) -> list[tuple[str, str, str, Percentiles]]:

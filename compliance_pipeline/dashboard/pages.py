@@ -25,13 +25,14 @@ from compliance_pipeline.dashboard.access import csrf_token, known_user
 from compliance_pipeline.dashboard.view import DIMENSIONS, RANGES, REVIEWS, SEVERITIES, View
 from compliance_pipeline.figures.figures import Objective
 from compliance_pipeline.figures.snapshots import CURRENT, Manifest, NoSnapshot, Snapshot
+from compliance_pipeline.objective import PUBLISHED_EVERY
 from compliance_pipeline.settings import Settings
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
-PUBLISHED_EVERY = timedelta(seconds=30)
-"""A snapshot is late at twice this, and stale at four times."""
 THEMES = ("auto", "light", "dark")
+LEAST_REVIEWED = 10
+"""Of fewer reviewed findings of a rule a share says nothing, and only their number is told."""
 NAV = (
     ("/", "Overview"),
     ("/violations", "Violations"),
@@ -61,13 +62,17 @@ class Board:
     settings: Settings
     engine: sa.Engine
     """Of the operational database."""
-    objective: Objective
     clock: Clock
     folder: Path
     """Of the published snapshots."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: Snapshot | None = None
     _seen: tuple[int, int, int] | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """By which the current snapshot was counted. Raises NoSnapshot."""
+        return self.snapshot().manifest.objective or Objective.of_settings(self.settings)
 
     def snapshot(self) -> Snapshot:
         """The current one; who has the one before keeps it. Raises NoSnapshot."""
@@ -79,7 +84,7 @@ class Board:
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._open is None or seen != self._seen:
                 manifest = Manifest.current(self.folder)
-                if self._open is None or self._open.manifest.number != manifest.number:
+                if self._open is None or self._open.manifest.days != manifest.days:
                     self._open = Snapshot(self.folder, manifest)
                 else:
                     self._open.manifest = manifest
@@ -100,7 +105,7 @@ def view_of(request: Request, snapshot: Snapshot, own: tuple[str, ...] = ()) -> 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old what is shown is. state: fresh, late or stale."""
+    """How old what is shown is. state: fresh, late (twice as old as what is published) or stale (four times)."""
 
     data_to: datetime
     age_s: float
@@ -137,10 +142,6 @@ def seconds_plain(value: float) -> str:
     return f"{value:g} s" if value < 120 or value % 60 else f"{value / 60:g} min"
 
 
-def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def ago(age_s: float) -> str:
     if age_s < 120:
         return f"{age_s:.0f} s"
@@ -168,9 +169,17 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"<{least:.{digits}f}%" if value > 0 and float(text) == 0 else f"{text}%"
 
 
-def when(value: datetime, zone: str = "UTC") -> str:
-    """30 May 21:43, without the zone, which the page says once."""
-    return f"{value.astimezone(ZoneInfo(zone)):%-d %b %H:%M}"
+def when(value: datetime, zone: str = "UTC", data_to: datetime | None = None) -> str:
+    """30 May 21:43, without the zone, which the page says once; 30 May 2025 21:43 where that is not data_to's year."""
+    at = value.astimezone(ZoneInfo(zone))
+    is_year_clear = data_to is None or data_to.astimezone(ZoneInfo(zone)).year == at.year
+    return f"{at:%-d %b %H:%M}" if is_year_clear else f"{at:%-d %b %Y %H:%M}"
+
+
+@jinja2.pass_context
+def _when(context: jinja2.runtime.Context, value: datetime, zone: str = "UTC") -> str:
+    freshness: Freshness | None = context.get("freshness")
+    return when(value, zone, freshness.data_to if freshness else None)
 
 
 def local(value: datetime, zone: str = "UTC") -> str:
@@ -233,12 +242,11 @@ def templates() -> jinja2.Environment:
     env.filters |= {
         "seconds": seconds,
         "seconds_plain": seconds_plain,
-        "capital": capital,
         "ago": ago,
         "bucket": bucket,
         "count": count,
         "percent": percent,
-        "when": when,
+        "when": _when,
         "exactly": exactly,
         "local": local,
         "clock": clock,
@@ -254,23 +262,9 @@ def templates() -> jinja2.Environment:
         "SEVERITIES": SEVERITIES,
         "REVIEWS": REVIEWS,
         "STAGES": STAGES,
+        "LEAST_REVIEWED": LEAST_REVIEWED,
     }
     return env
-
-
-def tag_of(request: Request, snapshot: Snapshot, *of: object) -> str:
-    """The ETag of what `render` makes of this snapshot, for this query and user. of: what else the page is made of."""
-    user = known_user(request)
-    freshness = Freshness.at(board_of(request).clock(), snapshot.manifest.data_to)
-    parts = (assets(), snapshot.manifest.number, request.url.path, request.url.query, user, _theme(request))
-    digest = sha256(repr((*parts, freshness.state, *of)).encode()).hexdigest()[:20]
-    return f'W/"{digest}"'
-
-
-def unchanged(request: Request, tag: str) -> Response | None:
-    """The answer 304, where the browser has what `tag` names."""
-    has = {one.strip() for one in request.headers.get("if-none-match", "").split(",")}
-    return Response(status_code=304, headers=_headers(tag)) if tag in has else None
 
 
 def render(
@@ -278,7 +272,6 @@ def render(
     template: str,
     view: View | None = None,
     *,
-    tag: str | None = None,
     status: int = 200,
     **context: Any,
 ) -> Response:
@@ -292,6 +285,7 @@ def render(
     shown = context | {
         "view": view,
         "zone": view.zone if view else "UTC",
+        "home": (view or View.of(request.query_params, board.clock())).link("/"),
         "path": request.url.path,
         "user": user,
         "csrf": csrf_token(request) if user else "",
@@ -301,14 +295,7 @@ def render(
         "snapshot_no": number,
         "objective": board.objective,
     }
-    return HTMLResponse(templates().get_template(template).render(shown), status, _headers(tag))
-
-
-def _headers(tag: str | None) -> dict[str, str]:
-    """A page is its reader's own: no cache but the browser's keeps it, and that asks each time."""
-    return {"Cache-Control": "private, no-cache" if tag else "private, no-store", "Vary": "Cookie"} | (
-        {"ETag": tag} if tag else {}
-    )
+    return HTMLResponse(templates().get_template(template).render(shown), status)
 
 
 def _theme(request: Request) -> str:

@@ -1,5 +1,6 @@
 """Which rules judge, what each of them found, and how often persons agreed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,21 +11,29 @@ from starlette.routing import Route
 
 from compliance_pipeline.contracts.policy import PolicyPack, Rule
 from compliance_pipeline.dashboard.access import Role, needs
-from compliance_pipeline.dashboard.pages import board_of, render, view_of
+from compliance_pipeline.dashboard.pages import LEAST_REVIEWED, board_of, render, view_of
 from compliance_pipeline.figures.chosen import rows
-from compliance_pipeline.figures.figures import Filter, PolicyFigure, RuleFigure, options, policies, rules
+from compliance_pipeline.figures.figures import (
+    Filter,
+    PolicyFigure,
+    RuleFigure,
+    options,
+    policies,
+    rates,
+    rules,
+    wilson,
+)
 from compliance_pipeline.figures.snapshots import Snapshot
 from compliance_pipeline.screening.policy import DEFAULT_PACK, PolicyError, load_policy
 
 CHOICES = ("queue", "channel", "direction", "severity", "policy_version")
-LEAST_REVIEWED = 10
-"""Of fewer reviewed findings a share says nothing, and only their number is told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A rule, and what came of it in the window. rule: None where the live pack has it no more. figure: None where it
-    found nothing. undetermined: recordings of which it could not be decided."""
+    found nothing. undetermined: recordings of which it could not be decided. screened: `screened`'s, of a rule that
+    found nothing."""
 
     rule_id: str
     severity: str
@@ -32,6 +41,7 @@ class Line:
     rule: Rule | None
     figure: RuleFigure | None
     undetermined: int
+    screened: int = 0
 
     @property
     def reviewed(self) -> int:
@@ -40,6 +50,12 @@ class Line:
     @property
     def is_precision_known(self) -> bool:
         return self.reviewed >= LEAST_REVIEWED
+
+    @property
+    def highest(self) -> float | None:
+        """Of a rule that found nothing, the upper end of its rate's interval."""
+        interval = wilson(0, self.screened)
+        return interval[1] if interval else None
 
 
 @lru_cache(maxsize=4)
@@ -62,8 +78,29 @@ def undetermined(snapshot: Snapshot, chosen: Filter) -> dict[str, int]:
     return {row["rule_id"]: row["recordings"] for row in rows(snapshot, "undecided", chosen)}
 
 
+def screened(snapshot: Snapshot, pack: Sequence[Rule], version: str, chosen: Filter) -> dict[str, int]:
+    """By rule: recordings that this version of the pack judged in the rule's channels, and could decide."""
+    if chosen.policy_version and version not in chosen.policy_version:
+        return {}
+    own = replace(chosen, policy_version=(version,))
+    unclear = undetermined(snapshot, own)
+    judged = {
+        one.value: one.judged
+        for one in rates(snapshot, own, "channel")
+        if not chosen.channel or one.value in chosen.channel
+    }
+    return {
+        rule.id: sum(judged.get(str(channel), 0) for channel in rule.channels) - unclear.get(rule.id, 0)
+        for rule in pack
+    }
+
+
 def lines(
-    pack: PolicyPack | None, found: list[RuleFigure], open_questions: dict[str, int], chosen: Filter
+    pack: PolicyPack | None,
+    found: list[RuleFigure],
+    open_questions: dict[str, int],
+    chosen: Filter,
+    screened_by: dict[str, int],
 ) -> list[Line]:
     """What found most first; then the rules that found nothing, in the pack's order."""
     own = {rule.id: rule for rule in pack.rules} if pack else {}
@@ -75,11 +112,17 @@ def lines(
     ]
     known = {line.rule_id for line in made}
     quiet = [
-        Line(rule.id, str(rule.severity), rule.violation_type, rule, None, open_questions.get(rule.id, 0))
+        Line(
+            rule.id,
+            str(rule.severity),
+            rule.violation_type,
+            rule,
+            None,
+            open_questions.get(rule.id, 0),
+            screened_by.get(rule.id, 0),
+        )
         for rule in own.values()
-        if rule.id not in known
-        and (not chosen.severity or str(rule.severity) in chosen.severity)
-        and (not chosen.rule or rule.id in chosen.rule)
+        if rule.id not in known and (not chosen.severity or str(rule.severity) in chosen.severity)
     ]
     return made + quiet
 
@@ -94,14 +137,21 @@ def show(request: Request) -> Response:
         pack = live_pack(board.settings.policy)
     except PolicyError as error:
         refused = str(error)
-    versions: list[PolicyFigure] = sorted(policies(snapshot, view.chosen), key=lambda one: one.last_seen, reverse=True)
-    shown = lines(pack, rules(snapshot, view.chosen), undetermined(snapshot, view.chosen), view.chosen)
+    chosen = view.having(CHOICES)
+    versions: list[PolicyFigure] = sorted(policies(snapshot, chosen), key=lambda one: one.last_seen, reverse=True)
+    shown = lines(
+        pack,
+        rules(snapshot, chosen),
+        undetermined(snapshot, chosen),
+        chosen,
+        screened(snapshot, pack.rules, pack.policy_version, chosen) if pack else {},
+    )
     highest = max((line.figure.interval[1] for line in shown if line.figure and line.figure.interval), default=0.01)
     return render(
         request,
         "policies.html",
         view,
-        options=options(snapshot, view.chosen),
+        options=options(snapshot, chosen),
         choices=CHOICES,
         pack=pack,
         source=board.settings.policy,

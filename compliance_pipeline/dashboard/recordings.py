@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 from logging import getLogger
@@ -24,14 +24,16 @@ from starlette.routing import Route
 from compliance_pipeline import audit, database, ledger, reviews
 from compliance_pipeline.asgi import Rejected, line
 from compliance_pipeline.contracts.policy import Rule, Severity
-from compliance_pipeline.dashboard.access import Role, csrf_token, current_user, form, needs
-from compliance_pipeline.dashboard.pages import Board, board_of, render
+from compliance_pipeline.dashboard.access import Role, current_user, form, needs, refuse_other_sites
+from compliance_pipeline.dashboard.pages import Board, board_of, exactly, render
+from compliance_pipeline.dashboard.recording_list import show_list
 from compliance_pipeline.dashboard.timeline import timeline
 from compliance_pipeline.dashboard.view import View
 from compliance_pipeline.dashboard.waveform import Waveform, Waveforms, masked_spans
 from compliance_pipeline.evidence import FOLDER, GONE, REFUSED, TEXT, VERIFIED
 from compliance_pipeline.evidence_service import Playable, content_of, played, unknown
-from compliance_pipeline.figures.figures import RecordingFacts, recording
+from compliance_pipeline.figures.chosen import floor_hour
+from compliance_pipeline.figures.figures import Filter, RecordingFacts, RuleFigure, recording, rules
 from compliance_pipeline.figures.snapshots import Snapshot
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.intake.inbox import Inbox, InboxItem, State
@@ -49,7 +51,10 @@ MOST_EVENTS = 200
 LEAD_MS = 2_000
 """Played before a finding that is silence itself."""
 MOST_NAMED = 3
-_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+MOST_WAVEFORMS = 12
+"""Of a page: each is decoded when it is first shown. Further clips have a player only."""
+SEARCHED, AT_ONCE = timedelta(days=400), timedelta(days=20)
+"""How far back a recording is looked for that the inbox doesn't know, and in which stretches."""
 _OPENED = threading.Lock()
 _log = getLogger(__name__)
 
@@ -149,15 +154,15 @@ def path_of(recording_id: str) -> str:
 
 
 def _hour_in(snapshot: Snapshot, recording_id: str) -> datetime | None:
-    """The recording's partition, of all that were ever published: for those that the inbox doesn't know."""
-    rows = snapshot.rows(
-        "SELECT partition_hour FROM read_parquet($interactions) WHERE recording_id = $id LIMIT 1",
-        _FIRST,
-        _LAST,
-        id=recording_id,
-    )
-    hour: datetime | None = rows[0]["partition_hour"] if rows else None
-    return hour
+    """The recording's partition, of those published in SEARCHED: for those that the inbox doesn't know."""
+    query = "SELECT partition_hour FROM read_parquet($interactions) WHERE recording_id = $id LIMIT 1"
+    end = snapshot.manifest.data_to + timedelta(days=2)
+    for back in range(SEARCHED // AT_ONCE):
+        start = end - (back + 1) * AT_ONCE
+        if rows := snapshot.rows(query, start, start + AT_ONCE, id=recording_id):
+            hour: datetime = rows[0]["partition_hour"]
+            return hour
+    return None
 
 
 def _known(request: Request, snapshot: Snapshot, recording_id: str) -> tuple[InboxItem | None, RecordingFacts | None]:
@@ -166,19 +171,20 @@ def _known(request: Request, snapshot: Snapshot, recording_id: str) -> tuple[Inb
         return None, None
     item = _stores(request).inbox.get(recording_id)
     if item:
-        facts = recording(snapshot, hour_of(item.partition_hour), recording_id)
-        if facts or item.state is not State.DONE:
-            return item, facts
+        return item, recording(snapshot, hour_of(item.partition_hour), recording_id)
     hour = _hour_in(snapshot, recording_id)
-    return item, recording(snapshot, hour, recording_id) if hour else None
+    return None, recording(snapshot, hour, recording_id) if hour else None
 
 
 @needs(Role.VIEWER)
 def find(request: Request) -> Response:
-    """The search: to the recording's page, or 404."""
+    """The search: to the recording's page, or 404. Without an id, the list."""
+    if "id" not in request.query_params:
+        return show_list(request)
     recording_id = request.query_params.get("id", "").strip()
     if any(_known(request, board_of(request).snapshot(), recording_id)):
-        return RedirectResponse(path_of(recording_id), 303)
+        view = View.of(request.query_params, board_of(request).snapshot().manifest.data_to)
+        return RedirectResponse(view.link(path_of(recording_id)), 303)
     return _missing(request, recording_id)
 
 
@@ -216,12 +222,12 @@ def _page(
             recording_id=recording_id,
             item=item,
             event=item.recording_event,
-            parts=[(one, path_of(one.recording_id)) for one in parts if one.recording_id != recording_id],
+            parts=[(one, view.link(path_of(one.recording_id))) for one in parts if one.recording_id != recording_id],
         )
     decided = reviews.state(board.engine, [recording_id])
     decisions = {row["rule_id"]: reviews.decided(decided, recording_id, row["rule_id"]) for row in facts.violations}
     kept = _Kept.of(board.engine, recording_id)
-    findings = _findings(board, stores, facts, kept)
+    findings = _findings(board, stores, facts, kept, view.zone)
     events = audit.custody(board.engine, recording_id)
     interaction = facts.interaction
     return render(
@@ -234,11 +240,12 @@ def _page(
         violations=sorted(facts.violations, key=lambda row: (-Severity(row["severity"]).rank, row["rule_id"])),
         item=item,
         timeline=timeline(facts.stage_times, board.objective.of(interaction["channel"])),
-        next_steps=list(_next_steps(facts, item, decisions)),
+        next_steps=list(_next_steps(facts, item, decisions, view.zone)),
         findings=findings,
         evidence=[one.clip for one in findings if one.clip],
         is_text=interaction["channel"] != "voice",
         rules=stores.rules,
+        figures=_figures(snapshot),
         speaker=_speaker,
         told=_told,
         decisions=decisions,
@@ -248,12 +255,17 @@ def _page(
         events=events[-MOST_EVENTS:][::-1],
         events_left_out=max(len(events) - MOST_EVENTS, 0),
         may_review=current_user(request).may("reviewer"),
-        csrf_field=csrf_token(request),
         request_key=token_urlsafe(16),
         reason_length=reviews.REASON_LENGTH,
         refused=refused or {},
         dagster=_Dagster(board.settings.dagster_url, partition_hour(interaction["partition_hour"])),
     )
+
+
+def _figures(snapshot: Snapshot) -> Mapping[str, RuleFigure]:
+    """Of each rule over the last 30 days."""
+    end = floor_hour(snapshot.manifest.data_to) + timedelta(hours=1)
+    return {one.rule_id: one for one in rules(snapshot, Filter(end - timedelta(days=30), end))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +312,7 @@ class _Kept:
         return next((row for row in self.deletions if row.what == PLATFORM), None)
 
 
-def _findings(board: Board, stores: Stores, facts: RecordingFacts, kept: _Kept) -> list[Finding]:
+def _findings(board: Board, stores: Stores, facts: RecordingFacts, kept: _Kept, zone: str) -> list[Finding]:
     """Those of the engine that judged last, in the order of the recording."""
     engine = facts.interaction["engine_version"]
     rows = sorted(
@@ -313,12 +325,15 @@ def _findings(board: Board, stores: Stores, facts: RecordingFacts, kept: _Kept) 
         if violation["finding_no"] is not None:
             rules.setdefault(violation["finding_no"], []).append(violation["rule_id"])
     found = []
+    drawn = 0
     for row in rows:
         number = row["finding_no"]
         broken = tuple(rules.get(number, ()))
         clip = None
         if number in clips:
-            clip = _evidence(board, stores, row, clips[number], broken, rows, kept)
+            is_drawn = drawn < MOST_WAVEFORMS
+            clip = _evidence(board, stores, row, clips[number], broken, rows, kept, is_drawn=is_drawn, zone=zone)
+            drawn += clip.waveform is not None
         elif broken and facts.interaction["channel"] == "voice":
             clip = Evidence(row, broken, "unavailable", "not made yet: the next run does")
         found.append(Finding(row, broken, clip))
@@ -333,15 +348,21 @@ def _evidence(
     rules: tuple[str, ...],
     findings: Sequence[Mapping[str, Any]],
     kept: _Kept,
+    *,
+    is_drawn: bool,
+    zone: str,
 ) -> Evidence:
     clip = _playable(row)
     if clip is None:
         return Evidence(finding, rules, row["status"], _why_not(row))
     start, end = row["start_ms"], row["end_ms"]
     if (gone := kept.deletion_of(clip.name)) is not None:
-        at = f"{gone.done_at:%Y-%m-%d %H:%M} UTC" if gone.done_at else None
+        at = exactly(gone.done_at, zone) if gone.done_at else None
         why = f"deleted at {at} by retention: {gone.why}" if at else f"being deleted by retention: {gone.why}"
         return Evidence(finding, rules, "deleted", why, start_ms=start, end_ms=end)
+    url = f"{path_of(clip.recording_id)}/clips/{clip.finding_no}.flac?v={clip.sha256[:16]}"
+    if not is_drawn:
+        return Evidence(finding, rules, VERIFIED, url=url, start_ms=start, end_ms=end)
     try:
         waveform = stores.waveforms.of(clip.sha256, lambda: content_of(stores.vault, board.engine, clip))
     except Rejected as refusal:
@@ -355,7 +376,7 @@ def _evidence(
         finding,
         rules,
         VERIFIED,
-        url=f"{path_of(clip.recording_id)}/clips/{clip.finding_no}.flac?v={clip.sha256[:16]}",
+        url=url,
         start_ms=start,
         end_ms=end,
         waveform=waveform,
@@ -417,7 +438,7 @@ def _actions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any],
 
 
 def _next_steps(
-    facts: RecordingFacts, item: InboxItem | None, decisions: Mapping[str, reviews.Review | None]
+    facts: RecordingFacts, item: InboxItem | None, decisions: Mapping[str, reviews.Review | None], zone: str
 ) -> Iterator[tuple[str, str]]:
     """What a person should do, the most urgent first, each with a command or ''; nothing where nothing is."""
     interaction = facts.interaction
@@ -435,7 +456,8 @@ def _next_steps(
         what = ", ".join(undetermined) if len(undetermined) <= MOST_NAMED else f"{len(undetermined)} rules"
         yield f"Supply what is missing, mostly a transcript, if {what} should be decided.", ""
     if interaction["status"] in ("waiting", "deferred"):
-        due = f" at {item.due_at:%H:%M:%S} UTC" if item and item.due_at and interaction["status"] == "deferred" else ""
+        is_due = item and item.due_at and interaction["status"] == "deferred"
+        due = f" at {exactly(item.due_at, zone)}" if item and item.due_at and is_due else ""
         yield f"Nothing: it is tried{' again' if due else ''} by itself{due}.", ""
 
 
@@ -445,6 +467,7 @@ def _next_steps(
 @needs(Role.VIEWER)
 async def clip(request: Request) -> Response:
     """A verified clip, or a part of it; entered into the ledger first, once a minute, user and clip."""
+    refuse_other_sites(request)
     recording_id, finding_no = request.path_params["recording_id"], request.path_params["finding_no"]
     digest = request.query_params.get("v", "")
     board, stores, who, now = board_of(request), _stores(request), current_user(request).name, board_of(request).clock()
@@ -484,10 +507,14 @@ def decide(request: Request) -> Response:
     if facts is None:
         return _missing(request, recording_id)
     fields = form(request)
-    rule, reason = fields.get("rule", ""), fields.get("reason", "")
+    rule, reason, who = fields.get("rule", ""), fields.get("reason", ""), current_user(request).name
+    now = reviews.decided(reviews.state(board.engine, [recording_id]), recording_id, rule)
     try:
         if fields.get("decision") not in list(Decision):
             raise NotDecided("say whether you confirm or dismiss")  # noqa: TRY301
+        is_repeated = now and (now.by, now.decision) == (who, fields["decision"])
+        if now and not is_repeated and fields.get("shown") != now.at.isoformat():
+            raise NotDecided(f"{now.decision} meanwhile by {now.by}: read why, then decide again")  # noqa: TRY301
         reviews.decide(
             board.engine,
             recording_id,
@@ -495,7 +522,7 @@ def decide(request: Request) -> Response:
             [rule],
             Decision(fields["decision"]),
             reason,
-            current_user(request).name,
+            who,
             board.clock(),
             broken=[row["rule_id"] for row in facts.violations],
             request_key=fields.get("request", ""),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from urllib.parse import urlencode
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from starlette.datastructures import QueryParams
 
@@ -39,11 +39,10 @@ _LONGEST = timedelta(days=400)
 
 
 @cache
-def zone_of(name: str) -> ZoneInfo | None:
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        return None
+def zones() -> frozenset[str]:
+    """Those that browsers know too."""
+    others = ("posix/", "right/", "posixrules", "localtime", "Factory")
+    return frozenset(name for name in available_timezones() if not name.startswith(others))
 
 
 def step_of(length: timedelta) -> timedelta:
@@ -80,7 +79,7 @@ class View:
     def of(cls, params: QueryParams, data_to: datetime, path: str = "/", own: tuple[str, ...] = ()) -> "View":
         """What can't be understood is as if it weren't there. own: names of the page's own parameters."""
         zone = params.get("tz") or "UTC"
-        zone = zone if zone_of(zone) else "UTC"
+        zone = zone if zone in zones() else "UTC"
         span = params.get("range", DEFAULT_RANGE)
         span = span if span in RANGES else DEFAULT_RANGE
         start, end = _instant(params.get("from"), zone), _instant(params.get("to"), zone)
@@ -105,17 +104,17 @@ class View:
         """Each chosen value with its dimension, in the order of DIMENSIONS."""
         return [(name, value) for name in DIMENSIONS for value in getattr(self.chosen, name)]
 
-    @property
-    def is_filtered(self) -> bool:
-        return bool(self.active) or self.span == "custom"
-
     def values(self, dimension: str) -> tuple[str, ...]:
         values: tuple[str, ...] = getattr(self.chosen, dimension)
         return values
 
+    def having(self, dimensions: tuple[str, ...]) -> Filter:
+        """What is chosen, as far as it is of these dimensions: a page's figures have only its own filters."""
+        return replace(self.chosen, **{name: () for name in DIMENSIONS if name not in dimensions})  # type: ignore[arg-type]
+
     @property
-    def query(self) -> str:
-        """The query string that says this view, without '?'; empty for the default."""
+    def parts(self) -> list[tuple[str, str]]:
+        """The parameters that say this view; none for the default."""
         parts: list[tuple[str, str]] = []
         if self.span == "custom":
             parts += [("from", _written(self.chosen.start)), ("to", _written(self.chosen.end))]
@@ -126,7 +125,12 @@ class View:
             parts.append(("tz", self.zone))
         if self.chart != "bands":
             parts.append(("chart", self.chart))
-        return urlencode([*parts, *self.extra.items()], safe=":/")
+        return [*parts, *self.extra.items()]
+
+    @property
+    def query(self) -> str:
+        """The query string that says this view, without '?'; empty for the default."""
+        return urlencode(self.parts, safe=":/")
 
     def link(self, path: str | None = None, **extra: str | int | None) -> str:
         """URL of this view, on another page if `path` says so, with the page's own parameters set or (None) left out.

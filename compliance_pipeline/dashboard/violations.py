@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ from compliance_pipeline.dashboard.api import key_of, key_text
 from compliance_pipeline.dashboard.pages import Board, board_of, render, view_of
 from compliance_pipeline.dashboard.policies import live_pack
 from compliance_pipeline.dashboard.view import SEVERITIES, View
-from compliance_pipeline.figures.chosen import DAY, HOUR, floor_hour, whole
+from compliance_pipeline.figures.chosen import DAY, floor_hour
 from compliance_pipeline.figures.figures import (
     AGES,
     Age,
@@ -28,9 +28,8 @@ from compliance_pipeline.figures.figures import (
     options,
     review_queue,
     rules,
-    violations_table,
 )
-from compliance_pipeline.figures.snapshots import EMPTY, Snapshot
+from compliance_pipeline.figures.snapshots import Snapshot
 from compliance_pipeline.figures.violations import broken
 from compliance_pipeline.screening.policy import PolicyError
 
@@ -91,22 +90,6 @@ def titles(board: Board) -> dict[str, str]:
         return {}
 
 
-def newer(snapshot: Snapshot, chosen: Filter, shown: Key) -> Key | None:
-    """`before` of the page whose last row comes right before `shown`; None where that is the first page."""
-    start, last = floor_hour(shown[0]), whole(chosen)[1]
-    length = HOUR
-    while True:
-        end = min(last, shown[0] + length)
-        found = violations_table(snapshot, replace(chosen, start=start, end=end))
-        keys = sorted((row["available_at"], row["recording_id"], row["rule_id"]) for row in found)
-        ahead = [place for place in keys if place > shown and place[0] < last]
-        if len(ahead) > ROWS:
-            return ahead[ROWS]
-        if end == last:
-            return None
-        length *= 4
-
-
 def way_out(view: View) -> dict[str, Any]:
     """Of a page without rows: why it has none, and a link to one that may have some."""
     if view.active:
@@ -126,9 +109,6 @@ def show(request: Request) -> Response:
     board = board_of(request)
     snapshot = board.snapshot()
     view = view_of(request, snapshot, ("before",))
-    if after := key_of(request.query_params.get("after")):
-        place = newer(snapshot, view.chosen, after)
-        return RedirectResponse(view.link(before=key_text(place) if place else None), 303)
     before = key_of(view.extra.get("before"))
     rows = latest(snapshot, view.chosen, limit=ROWS + 1, before=before)
     return render(
@@ -142,7 +122,6 @@ def show(request: Request) -> Response:
         rows=listed(board, rows[:ROWS]),
         is_first=before is None,
         first=view.link(before=None),
-        newer=view.link(before=None, after=key_text(key(rows[0]))) if before and rows else None,
         older=view.link(before=key_text(key(rows[ROWS - 1]))) if len(rows) > ROWS else None,
         ACTIONS=ACTIONS,
         titles=titles(board),
@@ -156,11 +135,9 @@ def is_of_recordings(view: View) -> bool:
 
 
 def whenever(snapshot: Snapshot, chosen: Filter) -> Filter:
-    """The same over all that is stored: what waits for a person waits whatever window is looked at."""
-    manifest = snapshot.manifest
-    oldest = min((day for day in manifest.days if day > EMPTY.date()), default=manifest.data_to.date())
-    start = datetime(oldest.year, oldest.month, oldest.day, tzinfo=UTC)
-    return replace(chosen, start=start, end=max(floor_hour(manifest.data_to), start) + 2 * DAY)
+    """The same over all days with something open: what waits for a person waits whatever window is looked at."""
+    start, data_to = snapshot.open_since(), snapshot.manifest.data_to
+    return replace(chosen, start=start, end=max(floor_hour(data_to), start) + 2 * DAY)
 
 
 def queue(request: Request) -> Response:
@@ -169,10 +146,10 @@ def queue(request: Request) -> Response:
     view = view_of(request, snapshot, ("offset",))
     said = view.extra.get("offset", "0")
     offset = int(said) if said.isascii() and said.isdigit() and len(said) < 7 else 0
-    everything = whenever(snapshot, view.chosen)
+    everything = whenever(snapshot, view.having(QUEUE_CHOICES))
     found = listed(board, review_queue(snapshot, everything, limit=ROWS + 1, offset=offset))
     rows = found[:ROWS]
-    ages = table_of(ageing(snapshot, view.chosen))
+    ages = table_of(ageing(snapshot, view.having(QUEUE_CHOICES)))
     return render(
         request,
         "review.html",
@@ -204,7 +181,7 @@ def following(request: Request) -> Response:
     snapshot = board.snapshot()
     view = view_of(request, snapshot)
     after = request.query_params.get("after")
-    everything = whenever(snapshot, view.chosen)
+    everything = whenever(snapshot, view.having(QUEUE_CHOICES))
     first: Listed | None = None
     is_behind = False
     for offset in range(0, MOST_SKIPPED, ROWS):

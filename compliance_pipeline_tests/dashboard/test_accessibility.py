@@ -68,6 +68,14 @@ def test_a_phone_scrolls_no_page_sideways_and_axe_finds_nothing_there(
     of_an_error(name, faults)
 
 
+@pytest.mark.parametrize("name", ["overview", "operations", "policies"])
+def test_the_narrowest_phone_scrolls_no_page_of_figures_sideways(
+    open_page: Callable[..., Page], site: Site, name: str
+) -> None:
+    page = opened(open_page(viewport={"width": 320, "height": 640}), site.url + PAGES[name])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
 def test_open_menus_have_no_fault_either(page: Page, site: Site) -> None:
     opened(page, f"{site.url}/?queue=sales")
     page.locator("summary", has_text="Queue").click()

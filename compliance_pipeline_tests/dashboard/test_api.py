@@ -80,7 +80,14 @@ def test_rates_are_by_the_dimension_that_is_asked_for(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/rates?by=masked", "/api/latest?limit=0", "/api/latest?limit=9999", "/api/latest?before=x"]
+    "path",
+    [
+        "/api/rates?by=masked",
+        "/api/latest?limit=0",
+        "/api/latest?limit=9999",
+        "/api/latest?before=x",
+        "/api/latest?before=9999-12-31T23:59:59Z~a~b",
+    ],
 )
 def test_a_parameter_that_can_not_be_meant_is_refused(home: Home, path: str) -> None:
     refusal = asked(home, path, status=400)

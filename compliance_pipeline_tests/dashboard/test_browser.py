@@ -127,6 +127,18 @@ def test_the_tiles_say_what_sql_over_the_rows_of_the_snapshot_says(
     assert p95 == pytest.approx(told["p95"], rel=0.016 if asked == "7d" else 0.005)
 
 
+def test_marks_of_the_agents_axis_stand_apart(open_page: Callable[..., Page], site: Site) -> None:
+    for width in (1280, 1680):
+        page = opened(open_page(viewport={"width": width, "height": 900}), f"{site.url}/?range=30d")
+        gaps = page.locator(".agents .scale").evaluate(
+            "axis => { const shown = [...axis.querySelectorAll('text')].filter(one => one.checkVisibility())"
+            ".map(one => one.getBoundingClientRect());"
+            " return shown.slice(1).map((one, i) => one.left - shown[i].right); }"
+        )
+        assert gaps
+        assert min(gaps) > 4
+
+
 def test_the_tooltip_says_the_figures_of_the_bucket(page: Page, site: Site) -> None:
     opened(page, f"{site.url}/?range=30d")
     bands(page).scroll_into_view_if_needed()
@@ -361,8 +373,11 @@ def test_a_failed_request_keeps_what_was_there_says_so_and_can_be_tried_again(
     assert page.locator("#content").inner_text() == shown
     assert any("ERR_FAILED" in fault for fault in faults)
     faults.clear()
+    page.unroute("**/?range=30d")
     settled(page, alert.get_by_role("button", name="Try again").click)
     expect(alert).to_be_hidden()
+    expect(page).to_have_url(f"{site.url}/?range=30d")
+    expect(page.locator("#content")).not_to_have_text(shown)
 
 
 def test_the_theme_survives_a_reload_and_redraws_the_charts(page: Page, site: Site) -> None:

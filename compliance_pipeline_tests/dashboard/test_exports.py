@@ -14,9 +14,11 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from compliance_pipeline import database
+from compliance_pipeline import database, reviews
 from compliance_pipeline.dashboard import exports
+from compliance_pipeline.dashboard.api import instant
 from compliance_pipeline.figures.figures import Filter
+from compliance_pipeline.intake.hours import partition_hour
 from compliance_pipeline.ledger import ledger_table
 from compliance_pipeline_tests.dashboard.boards import END
 from compliance_pipeline_tests.dashboard.lists import Home, home_at
@@ -130,6 +132,37 @@ def test_a_filter_with_a_number_of_a_card_is_refused_and_kept_nowhere(home: Home
     said = home.get("/export.csv?queue=4111111111111111", status=400)
     assert "4111111111111111" not in said
     assert len(entries(home)) == before
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_elsewhere_can_not_export_in_the_users_name(home: Home, site: str) -> None:
+    before = len(entries(home))
+    for kind in exports.FORMATS:
+        assert home.client.get(f"/export.{kind}", headers={"Sec-Fetch-Site": site}).status_code == 403
+    assert len(entries(home)) == before
+    for own in ("same-origin", "none"):
+        answer = home.client.get("/export.csv?queue=nobody", headers={"Sec-Fetch-Site": own})
+        assert answer.status_code == 200
+
+
+def test_while_one_file_is_made_another_is_refused_at_once(home: Home) -> None:
+    with exports._one_at_a_time:
+        answer = home.client.get("/export.csv")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "one is made at a time" in answer.text
+    assert home.client.get("/export.csv").status_code == 200
+
+
+def test_a_decision_is_exported_at_once_though_the_figures_are_older(home: Home) -> None:
+    row = home.violations("review = 'open'")[0]
+    engine = database.connect(home.settings.inbox_database_url)
+    reviews.decide(
+        engine, row["recording_id"], partition_hour(row["available_at"]), [row["rule_id"]],
+        reviews.Decision.DISMISSED, "heard it", "rita", END, broken=[row["rule_id"]], request_key="k1",
+    )  # fmt: skip
+    engine.dispose()
+    [said] = [one for one in csv_rows(home) if key(one) == key(row)]
+    assert (said["review"], said["reviewed_at"]) == ("dismissed", instant(END))
 
 
 def test_nothing_is_left_on_disk(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Operations: what was lost and why, and what a person has to do."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -129,6 +130,30 @@ def test_what_was_refused_is_told_by_reason(home: Home, engine: sa.Engine) -> No
     tallies.count(engine, {f"{tallies.REJECTED}bad_signature": 3}, END)
     assert operations.refused(engine, WEEK.start) == [("bad_signature", 3)]
     assert "bad signature 3" in text(home.get("/operations"))
+
+
+def test_what_is_missing_is_said_to_be_of_all_queues_where_one_is_chosen(home: Home, page: str) -> None:
+    assert "of all queues" not in page
+    assert "of all queues, 2 that the platform has are missing here" in text(home.get("/operations?queue=sales"))
+
+
+def test_what_the_page_cannot_filter_by_changes_nothing_on_it(home: Home) -> None:
+    other = home.get("/operations?rule=PCI-PAN-01&agent=nobody")
+    assert 'class="chips"' not in other
+    assert text(other) == text(home.get("/operations"))
+
+
+def test_the_charts_are_told_in_words_for_those_without_javascript(home: Home) -> None:
+    said = re.findall(r'aria-label="([^"]*)"><noscript><p[^>]*>([^<]*)<', home.get("/operations"))
+    assert len(said) == 2
+    for label, words in said:
+        assert label.endswith(words)
+        assert re.search(r"\d+ [a-z]", words, re.IGNORECASE)
+
+
+def test_a_recording_given_up_on_is_opened_with_the_view(home: Home) -> None:
+    html = home.get("/operations?range=30d&tz=Asia/Tokyo")
+    assert re.search(r'class="id"><a href="/recordings/[^"?]+\?range=30d&amp;tz=Asia/Tokyo"', html)
 
 
 def test_a_window_with_nothing_in_it_is_a_page_that_says_so(home: Home) -> None:

@@ -1,12 +1,15 @@
 """Policies: which rules judge, and how often they were right."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from compliance_pipeline.dashboard import policies
-from compliance_pipeline.figures.figures import Filter
+from compliance_pipeline.dashboard.pages import LEAST_REVIEWED
+from compliance_pipeline.figures.figures import Filter, wilson
 from compliance_pipeline.screening.policy import DEFAULT_PACK, load_policy
 from compliance_pipeline_tests.dashboard.boards import END, POLICIES
 from compliance_pipeline_tests.dashboard.lists import Home, home_at, link, text
@@ -55,11 +58,7 @@ def test_each_rule_has_its_rate_and_its_precision_where_enough_is_reviewed(home:
         rows = home.violations(f"rule_id = '{rule_id}'")
         confirmed, dismissed = (sum(row["review"] == word for row in rows) for word in ("confirmed", "dismissed"))
         reviewed = confirmed + dismissed
-        if reviewed >= policies.LEAST_REVIEWED:
-            said = f"of {reviewed:,} reviewed"
-        else:
-            said = f"not yet known {reviewed:,} reviewed"
-        assert said in page
+        assert ("of" if reviewed >= LEAST_REVIEWED else "not yet known") + f" {reviewed:,} reviewed" in page
 
 
 def test_too_few_reviews_make_no_precision(home: Home) -> None:
@@ -86,6 +85,31 @@ def test_the_number_of_a_rule_leads_to_its_violations(home: Home) -> None:
 
 
 def test_rules_that_found_nothing_are_listed_too() -> None:
-    found = policies.lines(load_policy(), [], {}, WEEK)
+    found = policies.lines(load_policy(), [], {}, WEEK, {})
     assert len(found) == len(load_policy().rules)
     assert {line.figure for line in found} == {None}
+
+
+def test_a_rule_that_found_nothing_is_told_of_how_many_its_version_judged_in_its_channels(home: Home) -> None:
+    rule = load_policy().rules[0].model_copy(update={"id": "NEW-01"})
+    found = policies.screened(home.snapshot, [rule], POLICIES[1], WEEK)
+    judged = home.snapshot.rows(
+        "SELECT count(*) AS n FROM read_parquet($interactions) WHERE status = 'judged' AND policy_version = $version "
+        "AND list_contains($channels, channel)",
+        WEEK.start, WEEK.end, version=POLICIES[1], channels=[str(one) for one in rule.channels],
+    )[0]["n"]  # fmt: skip
+    assert judged
+    assert found == {"NEW-01": judged}
+    assert policies.screened(home.snapshot, [rule], POLICIES[1], replace(WEEK, policy_version=(POLICIES[0],))) == {}
+    line = policies.Line("NEW-01", "high", "NEW", rule, None, 0, judged)
+    interval = wilson(0, judged)
+    assert interval
+    assert line.highest == interval[1]
+
+
+def test_what_the_page_cannot_filter_by_changes_nothing_on_it(home: Home) -> None:
+    rows = re.compile(r"<tbody>.*</tbody>", re.DOTALL)
+    plain, other = (home.get(f"/policies?range=30d{more}") for more in ("", "&rule=PCI-PAN-01&agent=nobody"))
+    assert 'class="chips"' not in other
+    assert text(rows.findall(plain)[0]) == text(rows.findall(other)[0])
+    assert "rule=PCI-PAN-01" in link(other, "Violations")  # type: ignore[operator]

@@ -24,6 +24,7 @@ from starlette.testclient import TestClient
 
 from compliance_pipeline import custody, reviews
 from compliance_pipeline.contracts.policy import RetentionRule
+from compliance_pipeline.dashboard import recordings
 from compliance_pipeline.dashboard.app import create_app
 from compliance_pipeline.dashboard.recordings import path_of, routes
 from compliance_pipeline.dashboard.timeline import timeline
@@ -90,11 +91,12 @@ class Room:
         status: str = "verified",
         content: bytes = CONTENT,
         reason: str | None = None,
+        hour: datetime | None = None,
         **more: Any,
     ) -> None:
         """A judged recording that the inbox doesn't know, with a finding from 1.2 s to 1.4 s and its clip."""
         now = datetime.now(UTC)
-        hour = self.shop.at
+        hour = hour or self.shop.at
         if name:
             self.vault.put(recording_id, name, content, now)
         digest = sha256(content).hexdigest()
@@ -238,13 +240,21 @@ def test_ids_of_any_characters_have_a_page_and_a_clip(room: Room, address: str) 
 def test_the_search_goes_to_the_page_or_says_in_words_that_there_is_none(http: TestClient) -> None:
     answer = http.get("/recordings", params={"id": " rec-tones "}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/recordings/rec-tones")
-    for params in ({"id": "rec-none"}, {"id": ""}, {}):
+    for params in ({"id": "rec-none"}, {"id": ""}):
         answer = http.get("/recordings", params=params)
         assert answer.status_code == 404
         assert "To the overview" in answer.text
     missing = http.get("/recordings/<script>alert(1)")
     assert missing.status_code == 404
     assert "No recording &lt;script&gt;alert(1)" in missing.text
+
+
+def test_a_recording_that_the_inbox_does_not_know_is_looked_for_400_days_back(room: Room, http: TestClient) -> None:
+    for name, days in (("rec-last-year", 390), ("rec-before", 420)):
+        room.keep(name, None, status="unavailable", hour=room.shop.at - timedelta(days=days))
+    room.publish()
+    assert http.get("/recordings/rec-last-year").status_code == 200
+    assert http.get("/recordings/rec-before").status_code == 404
 
 
 def test_what_is_not_published_yet_shows_what_the_inbox_has(room: Room, http: TestClient) -> None:
@@ -462,6 +472,26 @@ def test_a_clip_is_served_in_parts_kept_out_of_caches_and_not_compressed(room: R
     assert len(room.entries("play")) == before
 
 
+def test_a_page_elsewhere_can_not_play_in_the_users_name(room: Room, http: TestClient) -> None:
+    clip, before = clip_url(http.get("/recordings/rec-tones").text), len(room.entries("play"))
+    for site in ("cross-site", "same-site"):
+        answer = http.get(clip, headers={"Sec-Fetch-Site": site})
+        assert (answer.status_code, b"fLaC" in answer.content) == (403, False)
+    assert len(room.entries("play")) == before
+
+
+def test_a_page_draws_some_waveforms_and_has_a_player_for_each_clip(
+    room: Room, http: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "MOST_WAVEFORMS", 1)
+    for number, name in enumerate(("evidence/e1/0.flac", "evidence/e1/1.flac")):
+        room.keep("rec-clips", name, number)
+    room.publish()
+    page = http.get("/recordings/rec-clips").text
+    assert (page.count('class="wave"'), page.count("<audio")) == (1, 2)
+    assert "No clip" not in page
+
+
 def test_no_address_leads_to_anything_but_a_verified_clip(room: Room, http: TestClient) -> None:
     """The warehouse may be wrong: what lies not among the clips is none, whatever the table says."""
     room.keep("rec-mixed", "evidence/e1/0.flac", 0)
@@ -519,7 +549,7 @@ def test_a_clip_that_is_gone_or_not_what_was_verified_is_not_played_and_the_page
     assert all("<audio" not in page for page in pages.values())
     assert "the recording&#39;s key was destroyed" in pages["rec-shredded"]
     assert "it is not played" in pages["rec-swapped"]
-    assert f"deleted at {now:%Y-%m-%d %H:%M} UTC by retention: short: kept 0 days" in pages["rec-due"]
+    assert f"deleted at {now:%Y-%m-%d %H:%M:%S} UTC by retention: short: kept 0 days" in pages["rec-due"]
 
 
 def test_nothing_is_played_that_the_ledger_can_not_take(room: Room, http: TestClient) -> None:
@@ -581,6 +611,31 @@ def test_a_decision_shows_at_once_and_a_form_sent_twice_is_one(room: Room, http:
     [review] = reviews.state(room.engine, ["rec-decided"]).values()
     assert (review.decision, review.rule_id, review.reason) == ("dismissed", "PCI-PAN-01", "a test card")
     assert reviews.of_hour(room.engine, partition_hour(hour_of(room.shop.hour)))
+
+
+def test_a_decision_on_what_was_decided_meanwhile_is_shown_that_first(room: Room) -> None:
+    room.keep("rec-two")
+    room.publish()
+    proxied: dict[str, Any] = {
+        "dashboard_auth": "proxy",
+        "dashboard_trusted_proxies": ("127.0.0.1",),
+        "dashboard_roles": {"reviewer": ("rita", "ruth")},
+    }
+    settings = Settings(_env_file=None, home=room.settings.home, **proxied)
+    path, rule = "/recordings/rec-two", "PCI-PAN-01"
+    rita, ruth = {"X-Forwarded-User": "rita"}, {"X-Forwarded-User": "ruth"}
+    with TestClient(create_app(settings), base_url="http://127.0.0.1:8060", client=("127.0.0.1", 50_000)) as http:
+        forms = {name: fields(http.get(path, headers=who).text, rule) for name, who in (("a", rita), ("b", ruth))}
+        first = forms["a"] | {"decision": "confirmed", "reason": "read out aloud"}
+        assert http.post(path, data=first, headers=rita, follow_redirects=False).status_code == 303
+        second = forms["b"] | {"decision": "dismissed", "reason": "a test card"}
+        answer = http.post(path, data=second, headers=ruth)
+        assert answer.status_code == 422
+        assert "Not stored: confirmed meanwhile by rita" in answer.text
+        assert ">a test card</textarea>" in answer.text
+        again = fields(answer.text, rule) | {"decision": "dismissed", "reason": "a test card"}
+        assert http.post(path, data=again, headers=ruth, follow_redirects=False).status_code == 303
+    assert [one.by for one in reviews.state(room.engine, ["rec-two"]).values()] == ["ruth"]
 
 
 @pytest.mark.parametrize(

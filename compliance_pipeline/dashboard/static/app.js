@@ -24,12 +24,20 @@ const moment = t => page.grain >= 86400 ? inZone({ weekday: "short", day: "numer
 
 // Ticks at midnights and round hours of the zone, which uPlot can't know.
 const STEPS = [300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 345600, 604800, 1209600];
-function midnight(t) { const p = parts(t); return t - (+p.hour * 3600 + +p.minute * 60 + t % 60); }
+const wall = t => { const p = parts(t); return +p.hour * 3600 + +p.minute * 60; };           // seconds of the zone's clock
+function midnight(t) {                                                   // of a day that has 23 or 25 hours too
+  const guess = t - t % 60 - wall(t), off = wall(guess);
+  return off > 43200 ? guess + 86400 - off : guess - off;
+}
 function timeTicks(u, _axis, from, to) {
   const most = Math.max(2, Math.floor((u.width - 60) / 64)), step = STEPS.find(s => (to - from) / s <= most) || STEPS.at(-1), out = [];
   if (step < 86400) {
-    const day = midnight(from);
-    for (let t = day + Math.floor((from - day) / step) * step; t <= to; t += step) if (t >= from) out.push(t);
+    for (let day = midnight(from); day <= to; day = midnight(day + 93600)) {
+      for (let clock = 0; clock < 86400; clock += step) {
+        const t = day + 2 * clock - wall(day + clock);
+        if (t >= from && t <= to && wall(t) === clock) out.push(t);
+      }
+    }
   } else {
     for (let t = midnight(from); t <= to; t = midnight(t + step + 7200)) if (t >= from) out.push(t);
   }
@@ -213,7 +221,7 @@ function visit(url) {
   htmx.process(a);
   a.click();
 }
-const refresh = () => htmx.ajax("GET", location.href, { source: "#main", target: "#main", select: "#main", swap: "outerHTML show:none" });
+const refresh = headers => htmx.ajax("GET", location.href, { source: "#main", target: "#main", select: "#main", swap: "outerHTML show:none", headers });
 function zoom(from, to) {                                                // to whole buckets of what is drawn
   const times = page.times, g = page.grain, last = times.length - 1;
   if (!times.length) return;
@@ -226,11 +234,11 @@ function zoom(from, to) {                                                // to w
   visit(url.pathname + url.search.replaceAll("%3A", ":"));
 }
 function say(text) { $("#live").textContent = ""; $("#live").textContent = text; }
-function notice(text) {
+function notice(text, url) {
   const box = $("#notice");
   box.hidden = !text;
   box.textContent = text || "";
-  if (text) { const again = document.createElement("button"); again.className = "ghost"; again.textContent = "Try again"; again.onclick = () => { notice(""); refresh(); }; box.append(again); }
+  if (text) { const again = document.createElement("button"); again.className = "ghost"; again.textContent = "Try again"; again.onclick = () => { notice(""); if (url === location.href) refresh(); else visit(url); }; box.append(again); }
 }
 let focused = null;                                                      // by the keyboard, when the content was swapped
 document.addEventListener("htmx:beforeSwap", () => {
@@ -244,16 +252,16 @@ function refocus() {
   ($$("a", pick || $("#main")).find(a => a.textContent.trim() === focused.text && a.checkVisibility()) || $(".seg a"))?.focus();
   focused = null;
 }
-function afterwards() {
+function afterwards(byItself) {
   notice("");
   dressed();
   draw();
   refocus();
-  say($(".verdict")?.textContent.trim() || $(".empty h1")?.textContent || "");
+  if (!byItself) say($(".verdict")?.textContent.trim() || $(".empty h1")?.textContent || "");
 }
-document.addEventListener("htmx:afterSwap", e => { if (e.target.id === "main") afterwards(); });
+document.addEventListener("htmx:afterSwap", e => { if (e.target.id === "main") afterwards(e.detail.requestConfig?.headers["X-By-Itself"]); });
 for (const kind of ["htmx:responseError", "htmx:sendError", "htmx:timeout", "htmx:swapError"])
-  document.addEventListener(kind, () => notice("That could not be loaded; what is shown is from before."));
+  document.addEventListener(kind, e => notice("That could not be loaded; what is shown is from before.", new URL(e.detail.pathInfo?.finalRequestPath || location.href, location.href).href));
 
 // ---- theme, zone, copy
 const THEMES = ["auto", "light", "dark"];
@@ -295,26 +303,28 @@ addEventListener("resize", () => {
 const EVERY_MS = 10_000, QUIET_MS = 20_000;
 let touched = Date.now();
 for (const kind of ["pointermove", "pointerdown", "keydown", "wheel", "touchstart"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
-const isBusy = () => Date.now() - touched < QUIET_MS || $(".pick[open]") || $("audio")?.paused === false || ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement?.tagName) || String(getSelection());
+const isBusy = () => Date.now() - touched < QUIET_MS || $("main details[open]:not([data-open])") || $("audio")?.paused === false || ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement?.tagName) || String(getSelection());
 async function freshen() {
   const badge = $("#fresh");
   if (document.hidden || !badge) return;
   try {
-    const answer = await fetch("/api/freshness", { headers: { Accept: "application/json" } });
-    if (answer.status === 401) { badge.className = "fresh stale"; $(".words", badge).textContent = " · signed out, reload to sign in"; return; }
-    if (!answer.ok) throw new Error(answer.status);
+    const answer = await fetch("/api/freshness", { headers: { Accept: "application/json" }, signal: AbortSignal.timeout(8000) });
+    if (!answer.ok) { stale(badge, { 401: "signed out, reload to sign in", 403: "not allowed any more, reload", 503: "no figures are published now" }[answer.status] || "the server has an error"); return; }
     const said = await answer.json(), isNewer = said.number !== +badge.dataset.number;
     badge.className = `fresh ${said.state}`;
     $(".words", badge).textContent = ` · ${said.words}`;
     if (!isNewer) { const time = $("time", badge); time.dateTime = said.data_to; const p = parts(Date.parse(said.data_to) / 1e3); time.textContent = `${p.day} ${p.month} ${p.hour}:${p.minute}`; }
     $(".newer", badge).hidden = !isNewer;
-    if (isNewer && page && !isBusy()) refresh();
-  } catch {
-    badge.className = "fresh stale";
-    if ($(".words", badge)) $(".words", badge).textContent = " · the server does not answer";
-  }
+    if (isNewer && page && !isBusy()) refresh({ "X-By-Itself": "1" });
+  } catch { stale(badge, "the server does not answer"); }
+}
+function stale(badge, why) {
+  badge.className = "fresh stale";
+  if ($(".words", badge)) $(".words", badge).textContent = ` · ${why}`;
 }
 setInterval(freshen, EVERY_MS);
+document.addEventListener("visibilitychange", freshen);
+addEventListener("pageshow", e => { if (e.persisted) freshen(); });
 
 dressed();
 document.fonts.load("12px Inter").finally(draw);

@@ -17,16 +17,17 @@
   for (const clip of clips) {
     const audio = clip.querySelector("audio");
     const wave = clip.querySelector(".wave");
-    const head = wave.querySelector(".playhead");
-    const seconds = Number(wave.dataset.seconds);
+    const head = wave?.querySelector(".playhead");
+    const seconds = Number(wave?.dataset.seconds);
     const draw = () => {
+      if (!wave) return;
       const x = `${Math.min(100, audio.currentTime / seconds * 100)}%`;
       head.setAttribute("x1", x);
       head.setAttribute("x2", x);
       wave.classList.add("live");
       if (!audio.paused) requestAnimationFrame(draw);
     };
-    wave.classList.add("live");
+    wave?.classList.add("live");
     audio.addEventListener("play", draw);
     audio.addEventListener("seeked", draw);
     audio.addEventListener("play", () => {
@@ -44,7 +45,7 @@
       said.append(why);
       audio.after(said);
     });
-    wave.addEventListener("click", (event) => {
+    wave?.addEventListener("click", (event) => {
       const box = wave.querySelector("svg").getBoundingClientRect();
       playAt(audio, Math.max(0, Math.min(1, (event.clientX - box.left) / box.width)) * seconds);
     });
