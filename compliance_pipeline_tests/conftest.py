@@ -1,9 +1,13 @@
+import os
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from compliance_pipeline_tests.platforms.loopback import GuideServer, Server
+
+# Wide enough that what is printed isn't folded within a long path.
+os.environ["COLUMNS"] = "250"
 
 LONGEST = ("end_to_end", "faults")
 

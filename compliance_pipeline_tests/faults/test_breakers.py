@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 import httpx
 
-from compliance_pipeline.breaker import FAIL_MAX, PROBES, RESET_S, circuit_breaker, openings, states
+from compliance_pipeline.breaker import FAIL_MAX, PROBES, PROBING, RESET_S, circuit_breaker, openings, states
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.contracts.verdict import RecommendedAction, Verdict, VerdictValue
 from compliance_pipeline.engines import RemoteEngine
@@ -81,10 +82,12 @@ def test_traffic_to_an_engine_that_is_down_drops_to_the_probes_and_comes_back_wi
             assert len(door.asked) == opened, "nothing while it is open"
             assert another_process(shop) == "refused"
             for _ in range(3):
-                before = len(door.asked)
+                before, begun = len(door.asked), monotonic()
                 reset_time_passes(shop)
                 shop.run()
-                assert TRIES <= len(door.asked) - before <= PROBES * TRIES
+                # On a machine that is busy, a run outlasts the probes, and others may try again.
+                times = 1 + (monotonic() - begun) // PROBING.total_seconds()
+                assert TRIES <= len(door.asked) - before <= PROBES * TRIES * times
             assert set(shop.states().values()) == {State.DEFERRED}
             assert len(openings(shop.inbox.engine, shop.at)) == 1, "one outage, however many probes failed"
 
