@@ -7,7 +7,6 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import uuid4
 
 import typer
 from rich.markup import escape
@@ -98,29 +97,15 @@ def report(
 
 def _export(stores: Stores, snapshot: "Snapshot", chosen: "Filter", path: Path, kind: str) -> None:
     """As the page does: the file is whole before it is there, and the ledger knows of it."""
-    from compliance_pipeline import ledger
     from compliance_pipeline.cli import err
-    from compliance_pipeline.dashboard.exports import FORMATS, pieces
-    from compliance_pipeline.figures.figures import violations_table
-    from compliance_pipeline.plain_text import refuse_sensitive
+    from compliance_pipeline.clock import utc_now
+    from compliance_pipeline.dashboard.exports import refuse_sensitive_filter, write
 
-    write, _ = FORMATS[kind]
-    said = {name: values for name in FILTERS if (values := list(getattr(chosen, name)))}
-    refuse_sensitive(" ".join(value for values in said.values() for value in values), "the filter")
+    refuse_sensitive_filter(chosen)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:  # noqa: PTH123
-            written = write((violations_table(snapshot, piece) for piece in pieces(chosen)), out)
-        details: dict[str, ledger.Detail] = {
-            "format": kind,
-            "rows": written,
-            "from": chosen.start.isoformat(),
-            "to": chosen.end.isoformat(),
-            "filter": json.dumps(said, sort_keys=True),
-            "snapshot": snapshot.manifest.number,
-        }
-        entry = ledger.Entry(f"export/{uuid4().hex}", "export", user_name(), details=details)
-        ledger.record(stores.engine, [entry], datetime.now(UTC))
+            written = write(out, kind, snapshot, chosen, stores.engine, user_name(), utc_now)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
+import sqlalchemy as sa
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -20,6 +21,7 @@ from starlette.routing import Route
 
 from compliance_pipeline import ledger, reviews
 from compliance_pipeline.asgi import Rejected
+from compliance_pipeline.clock import Clock
 from compliance_pipeline.dashboard.access import Role, current_user, needs, refuse_other_sites
 from compliance_pipeline.dashboard.api import instant
 from compliance_pipeline.dashboard.pages import Board, board_of, view_of
@@ -93,11 +95,11 @@ def _written(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _rows(board: Board, snapshot: "Snapshot", chosen: Filter) -> Iterator[Sequence[dict[str, Any]]]:
+def _rows(engine: sa.Engine, snapshot: "Snapshot", chosen: Filter) -> Iterator[Sequence[dict[str, Any]]]:
     """As the list shows them: with what was decided since the snapshot."""
     for piece in pieces(chosen):
         rows = violations_table(snapshot, piece)
-        found = reviews.state(board.engine, {row["recording_id"] for row in rows})
+        found = reviews.state(engine, {row["recording_id"] for row in rows})
         for row in rows:
             if review := reviews.decided(found, row["recording_id"], row["rule_id"]):
                 row |= {"review": str(review.decision), "reviewed_at": review.at}
@@ -155,17 +157,31 @@ def name_of(chosen: Filter, kind: str) -> str:
     return f"violations-{chosen.start:%Y%m%dT%H%MZ}-{chosen.end:%Y%m%dT%H%MZ}.{kind}"
 
 
-def _entry(request: Request, view: View, kind: str, rows: int, number: int) -> ledger.Entry:
-    said = {name: list(view.values(name)) for name in DIMENSIONS if view.values(name)}
+def refuse_sensitive_filter(chosen: Filter) -> None:
+    """Raises NotPlain: the ledger keeps what was filtered by."""
+    refuse_sensitive(" ".join(value for values in _filtered_by(chosen).values() for value in values), "the filter")
+
+
+def _filtered_by(chosen: Filter) -> dict[str, list[str]]:
+    return {name: list(values) for name in DIMENSIONS if (values := getattr(chosen, name))}
+
+
+def write(
+    out: IO[bytes], kind: str, snapshot: "Snapshot", chosen: Filter, engine: sa.Engine, who: str, clock: Clock
+) -> int:
+    """The whole file, then its entry in the ledger; how many rows it has."""
+    of_kind, _ = FORMATS[kind]
+    rows = of_kind(_rows(engine, snapshot, chosen), out)
     details: dict[str, ledger.Detail] = {
         "format": kind,
         "rows": rows,
-        "from": view.chosen.start.isoformat(),
-        "to": view.chosen.end.isoformat(),
-        "filter": json.dumps(said, sort_keys=True),
-        "snapshot": number,
+        "from": chosen.start.isoformat(),
+        "to": chosen.end.isoformat(),
+        "filter": json.dumps(_filtered_by(chosen), sort_keys=True),
+        "snapshot": snapshot.manifest.number,
     }
-    return ledger.Entry(f"export/{uuid4().hex}", "export", current_user(request).name, details=details)
+    ledger.record(engine, [ledger.Entry(f"export/{uuid4().hex}", "export", who, details=details)], clock())
+    return rows
 
 
 def export(request: Request) -> Response:
@@ -175,7 +191,7 @@ def export(request: Request) -> Response:
     snapshot = board.snapshot()
     view = view_of(request, snapshot)
     try:
-        refuse_sensitive(" ".join(value for _, value in view.active), "the filter")
+        refuse_sensitive_filter(view.chosen)
     except NotPlain as error:
         raise Rejected(400, "sensitive_filter", str(error)) from None
     if not _one_at_a_time.acquire(blocking=False):
@@ -188,11 +204,10 @@ def export(request: Request) -> Response:
 
 
 def _made(request: Request, board: Board, snapshot: "Snapshot", view: View, kind: str) -> Response:
-    write, media_type = FORMATS[kind]
+    _, media_type = FORMATS[kind]
     out = tempfile.TemporaryFile()  # noqa: SIM115  has no name: gone when it is closed, whatever happens
     try:
-        rows = write(_rows(board, snapshot, view.chosen), out)
-        ledger.record(board.engine, [_entry(request, view, kind, rows, snapshot.manifest.number)], board.clock())
+        rows = write(out, kind, snapshot, view.chosen, board.engine, current_user(request).name, board.clock)
         length = out.tell()
         out.seek(0)
     except BaseException:
