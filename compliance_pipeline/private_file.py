@@ -24,9 +24,9 @@ def write(path: Path, text: str, *, replace: bool) -> None:
     sync(path.parent)
 
 
-def sync(folder: Path) -> None:
-    """Make durable what was named, renamed or removed in a folder."""
-    number = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make durable what is in a file, or what was named, renamed or removed in a folder."""
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

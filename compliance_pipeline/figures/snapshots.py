@@ -6,7 +6,6 @@ manifest is renamed into place. Cost follows the hours that changed and their da
 """
 
 import json
-import os
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -15,14 +14,13 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.resources import files
-from math import ceil, log
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from compliance_pipeline import reviews
+from compliance_pipeline import private_file, reviews
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.objective import Objective
@@ -50,8 +48,6 @@ LATE_BY = timedelta(minutes=1)
 LOCK_SECONDS = 20.0
 KEPT_FOR = timedelta(minutes=15)
 """Files that no manifest names any more stay for so long: somebody may be reading them."""
-GROWTH = 1.0206
-"""Of a bucket of `latency` to the next: what is told for one is at most 1.02% off (DDSketch)."""
 EMPTY = datetime(1970, 1, 1, tzinfo=UTC)
 """An hour without rows, so that a window without hours has columns."""
 
@@ -59,15 +55,6 @@ EMPTY = datetime(1970, 1, 1, tzinfo=UTC)
 @cache
 def sql(name: str) -> str:
     return files(__package__).joinpath("sql", f"{name}.sql").read_text("utf-8")
-
-
-def bucket_of(seconds: float) -> int:
-    """As sql/snapshot/latency.sql has it."""
-    return ceil(log(max(seconds, 0.001)) / log(GROWTH))
-
-
-def seconds_of(bucket: int) -> float:
-    return 2 * GROWTH**bucket / (1 + GROWTH)
 
 
 @cache
@@ -268,12 +255,13 @@ def _replace(
     *,
     data_to: datetime,
 ) -> Manifest:
-    changed = [name for day, name in days.items() if before.days.get(day) != name]
-    named = set(changed).union(*(Day.read(folder / name).names for name in changed))
+    changed = {day: name for day, name in days.items() if before.days.get(day) != name}
+    named = set(changed.values()).union(*(Day.read(folder / name).names for name in changed.values()))
     retired = {name: at for name, at in before.retired.items() if name not in named}
     due = {name for name, at in retired.items() if at < now - KEPT_FOR}
-    _remove(folder, due)
-    for day in {day for day, name in days.items() if before.days.get(day) != name}:
+    for name in due:
+        (folder / name).unlink(missing_ok=True)
+    for day in changed:
         _remove_left(folder, day, named | retired.keys() | gone, now - KEPT_FOR)
     kept = {name: at for name, at in retired.items() if name not in due}
     manifest = Manifest(
@@ -389,15 +377,15 @@ def _connect(folder: Path) -> "DuckDBPyConnection":
 
 def write_day(folder: Path, day: date, content: Day) -> str:
     """The name of the file that names the day's files."""
-    said = content.dumps().encode()
-    name = f"{day}/day-{sha256(said).hexdigest()[:16]}.json"
+    said = content.dumps()
+    name = f"{day}/day-{sha256(said.encode()).hexdigest()[:16]}.json"
     if not (folder / name).exists():
-        _write(folder / name, said)
+        private_file.write(folder / name, said, replace=True)
     return name
 
 
 def make_current(folder: Path, manifest: Manifest) -> None:
-    _write(folder / CURRENT, manifest.dumps().encode())
+    private_file.write(folder / CURRENT, manifest.dumps(), replace=True)
 
 
 _KNOWN = (
@@ -447,41 +435,20 @@ def _keep(
     try:
         connection.execute(f"COPY ({query}) TO '{_quoted(part)}' (FORMAT parquet, COMPRESSION zstd)", parameters)
         kept = f"{day}/{name}-{sha256(part.read_bytes()).hexdigest()[:16]}.parquet"
-        _sync(part)
+        private_file.sync(part)
         part.replace(folder / kept)
     finally:
         part.unlink(missing_ok=True)
     return kept
 
 
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    part.write_bytes(content)
-    _sync(part)
-    part.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
 def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _remove(folder: Path, names: Collection[str]) -> None:
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-
-
 def _remove_left(folder: Path, day: date, known: Collection[str], before: datetime) -> None:
     """What killed publishers left of a day, and beside the manifest."""
-    for path in [*(folder / day.isoformat()).iterdir(), *folder.glob(".*.part")]:
+    for path in [*(folder / day.isoformat()).iterdir(), *folder.glob(f".{CURRENT}.*")]:
         if str(path.relative_to(folder)) not in known and datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
             path.unlink(missing_ok=True)
 
@@ -500,8 +467,12 @@ class Snapshot:
 
     def hours(self, start: datetime, end: datetime) -> list[datetime]:
         """Those in [start, end) that have recordings, oldest first."""
+        return sorted(hour for hour, _ in self._hours(start, end))
+
+    def _hours(self, start: datetime, end: datetime) -> list[tuple[datetime, Mapping[str, str]]]:
+        """With each its files."""
         first = start.replace(minute=0, second=0, microsecond=0)
-        return [hour for day in self._days(start, end) for hour in sorted(day.hours) if first <= hour < end]
+        return [(hour, its) for day in self._days(start, end) for hour, its in day.hours.items() if first <= hour < end]
 
     def open_since(self) -> datetime:
         """Where the first day with a violation that nobody has decided on begins; else where the data ends."""
@@ -516,16 +487,14 @@ class Snapshot:
         """
         if "$start" in query:
             parameters |= {"start": start, "end": end}
-        days = [self._named(EMPTY.date()), *self._days(start, end)]
-        first = start.replace(minute=0, second=0, microsecond=0)
+        empty = self._named(EMPTY.date())
         for table in TABLES:
             if f"read_parquet(${table})" not in query:
                 continue
             if table in ROLLUPS:
-                names = [day.rollups[table] for day in days]
+                names = [day.rollups[table] for day in (empty, *self._days(start, end))]
             else:
-                names = [days[0].hours[EMPTY][table]]
-                names += [its[table] for day in days[1:] for hour, its in day.hours.items() if first <= hour < end]
+                names = [empty.hours[EMPTY][table], *(its[table] for _, its in self._hours(start, end))]
             parameters[table] = [str(self.folder / name) for name in names]
         with self._database.cursor() as cursor:
             result = cursor.execute(query, parameters)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from compliance_pipeline.figures import figures
 from compliance_pipeline.figures.figures import Filter, Percentiles, wilson
-from compliance_pipeline.figures.snapshots import Snapshot, bucket_of, seconds_of
+from compliance_pipeline.figures.snapshots import Snapshot
+from compliance_pipeline_tests.figures.buckets import bucket_of, seconds_of
 from compliance_pipeline_tests.figures.history import (
     CHANNELS,
     DIRECTIONS,

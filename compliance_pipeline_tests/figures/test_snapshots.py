@@ -25,6 +25,7 @@ from compliance_pipeline.figures.snapshots import (
 from compliance_pipeline.objective import Objective
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline_tests.figures.buckets import bucket_of, seconds_of
 from compliance_pipeline_tests.workshop import Workshop, incoming, recording, workshop
 
 CARD, SSN, CLEAN, TONES = (
@@ -248,7 +249,7 @@ def test_what_another_version_published_is_made_anew(shop: Workshop, monkeypatch
 
 @given(st.floats(0.001, 86_400))
 def test_a_bucket_of_the_histogram_is_at_most_1_02_per_cent_off(seconds: float) -> None:
-    assert abs(snapshots.seconds_of(snapshots.bucket_of(seconds)) - seconds) <= 0.0102 * seconds
+    assert abs(seconds_of(bucket_of(seconds)) - seconds) <= 0.0102 * seconds
 
 
 def test_a_masked_clip_is_in_the_next_one(shop: Workshop) -> None:

@@ -10,10 +10,5 @@ WITH counts AS MATERIALIZED (
     FROM (FROM counts UNION ALL SELECT stage, NULL, bucket, sum(recordings) FROM counts GROUP BY stage, bucket)
 )
 SELECT
-    stage, time, any_value(total)::BIGINT AS recordings,
-    [
-        2 * pow(1.0206, min(bucket) FILTER (up_to >= 0.50 * total)) / 2.0206,
-        2 * pow(1.0206, min(bucket) FILTER (up_to >= 0.95 * total)) / 2.0206,
-        2 * pow(1.0206, min(bucket) FILTER (up_to >= 0.99 * total)) / 2.0206
-    ] AS seconds
+    stage, time, any_value(total)::BIGINT AS recordings, {{percentiles}} AS seconds
 FROM ranked GROUP BY stage, time
