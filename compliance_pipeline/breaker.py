@@ -159,7 +159,7 @@ class SqlBreakerStorage(pybreaker.CircuitBreakerStorage, pybreaker.CircuitBreake
     def state(self, state: str) -> None:
         now = utc_now()
         if state == pybreaker.STATE_HALF_OPEN:
-            self._set(_breaker.state == pybreaker.STATE_OPEN, state=state, probes=0, probing_since=now)
+            self.begin_probing(now)
         if state == pybreaker.STATE_CLOSED:
             closed = sa.update(breaker_table).where(self._mine, _breaker.state != state).values(state=state, since=now)
             ended = sa.update(opening_table).where(_opening.name == self._name, _opening.closed_at.is_(None))
@@ -224,6 +224,13 @@ class SqlBreakerStorage(pybreaker.CircuitBreakerStorage, pybreaker.CircuitBreake
         if due:
             with suppress(SQLAlchemyError):  # kept for the next time; the call itself succeeded
                 _count(self._engine, self._name, self._unwritten, 0, utc_now())
+
+    def begin_probing(self, now: datetime) -> None:
+        """Unless the probes failed meanwhile: then it is open anew, and not due."""
+        opened = _breaker.opened_at
+        due = sa.or_(opened.is_(None), opened <= now - self._reset, opened > now + _CLOCK_SLACK)
+        half_open = {"state": pybreaker.STATE_HALF_OPEN, "probes": 0, "probing_since": now}
+        self._set(_breaker.state == pybreaker.STATE_OPEN, due, **half_open)
 
     def take_probe(self, now: datetime) -> bool:
         """Whether the caller may be one of the PROBES. Probes that died are given out anew after `reset_timeout`."""
@@ -293,7 +300,7 @@ def admitted(breaker: pybreaker.CircuitBreaker, now: datetime) -> datetime | Non
     if until := held_until(breaker, now):
         return until
     if state == pybreaker.STATE_OPEN:
-        breaker.half_open()
+        _storage_of(breaker).begin_probing(now)
     return None if _storage_of(breaker).take_probe(now) else held_until(breaker, now)
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from compliance_pipeline.breaker import (
     LATELY,
     PROBES,
+    RESET_S,
     WINDOW,
     admitted,
     circuit_breaker,
@@ -204,7 +205,7 @@ def test_who_saw_it_open_does_not_set_it_back_once_another_closed_it(inbox: Inbo
 def test_a_probe_that_says_nothing_goes_to_the_next(inbox: Inbox) -> None:
     breaker = circuit_breaker(inbox.engine, "engine")
     breaker.open()
-    breaker.half_open()
+    shifted(inbox, "breaker", "opened_at", RESET_S + 1)
     for _ in range(PROBES * 2):
         assert admitted(breaker, datetime.now(UTC)) is None
         tell(breaker, failed=None)

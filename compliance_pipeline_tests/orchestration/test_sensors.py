@@ -16,7 +16,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compliance_pipeline.breaker import PROBES, admitted, circuit_breaker, tell
+from compliance_pipeline.breaker import PROBES, RESET_S, admitted, circuit_breaker, tell
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.contracts.event import EventType
 from compliance_pipeline.definitions import compliance_pipeline
@@ -34,6 +34,7 @@ from compliance_pipeline.orchestration.sensors import (
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.screening.engine import ENGINE_BREAKER
 from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
+from compliance_pipeline_tests.intake.test_breaker import shifted
 from compliance_pipeline_tests.platforms.loopback import Reply, Server
 from compliance_pipeline_tests.workshop import incoming, recording
 
@@ -240,7 +241,7 @@ def test_while_the_probes_are_under_way_it_launches_nothing_into_them(
     announce(inbox)
     breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
     breaker.open()
-    breaker.half_open()
+    shifted(inbox, "breaker", "opened_at", RESET_S + 1)
     for _ in range(PROBES):
         assert admitted(breaker, utc_now()) is None
     assert isinstance(look(inbox, instance, 0), dg.SkipReason)

@@ -56,13 +56,14 @@ def until(true: Callable[[], Any], seconds: float = 20) -> None:
 class Gate:
     """A media host's answer that waits until the gate opens."""
 
-    def __init__(self) -> None:
+    def __init__(self, reply: Reply | None = None) -> None:
         self.asked, self.open = threading.Event(), threading.Event()
+        self.reply = reply or Reply(200, call().media, {"Content-Type": "audio/wav"})
 
     def __call__(self, _asked: Asked) -> Reply:
         self.asked.set()
         assert self.open.wait(20)
-        return Reply(200, call().media, {"Content-Type": "audio/wav"})
+        return self.reply
 
 
 def test_a_call_that_is_asked_for_gets_the_verdict_of_the_guide(shared: Site) -> None:
@@ -187,9 +188,11 @@ def test_a_callback_that_is_refused_is_not_sent_again(alone: Site) -> None:
 
 
 def test_a_screening_that_fails_calls_nobody_back_and_is_tried_anew(alone: Site) -> None:
-    alone.media.plan("GET", "/call.wav", no(403))
+    gate = Gate(no(403))
+    alone.media.plan("GET", "/call.wav", gate)
     body = alone.asking(callbackUrl=alone.callback_url)
     assert alone.post(body, {"Prefer": "respond-async"}).status_code == 202
+    gate.open.set()
     until(lambda: 'compliance_engine_callbacks_total{outcome="failed"} 1.0' in alone.figures())
     assert alone.post(body).status_code == 200
     assert alone.back.calls("POST", "/back") == []
