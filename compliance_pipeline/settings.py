@@ -141,6 +141,24 @@ class Settings(BaseSettings):
         default="preferred_username",
         description="claim that people are known by: unique, and nothing that they can change themselves",
     )
+    warehouse_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="warehouse that `compliance warehouse serve` serves; default: the file in the home",
+    )
+    warehouse_host: str = Field(default="127.0.0.1", description="address that `compliance warehouse serve` binds")
+    warehouse_port: int = Field(default=8095, ge=1, le=65535, description="port of `compliance warehouse serve`")
+    warehouse_secret: SecretStr | None = Field(
+        default=None, description="shared secret of those who use the served warehouse"
+    )
+    workers: int = Field(default=0, ge=0, description="warm workers that `up` starts; 0: a new process for each run")
+    canaries: bool = Field(
+        default=True, description="synthetic violations each hour, by rule and channel, that must be flagged"
+    )
+    alert_found_by_sweep: float = Field(
+        default=0.01, ge=0, le=1, description="share of an hour's recordings found by the sweep alone that alerts"
+    )
+    review_minutes: float = Field(default=6.0, gt=0, description="minutes that a person needs for one review")
     sweep_hours: int = Field(default=6, ge=1, description="how far back the reconcile sweep looks")
     objective_seconds: float = Field(
         default=30.0, gt=0, allow_inf_nan=False, description="available to flagged, as promised"

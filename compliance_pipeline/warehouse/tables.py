@@ -63,6 +63,29 @@ class FindingRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ScreeningRow:
+    """What a policy may know of a recording besides its findings, so that another policy needs no media."""
+
+    table: ClassVar[str] = "screenings"
+    recording_id: str
+    engine_version: str
+    partition_hour: datetime
+    channel: str
+    direction: str | None
+    queue: str | None
+    started_at: datetime | None
+    called_time_zone: str | None
+    correlation_id: str
+    words_known: bool
+    words_timed: bool
+    speakers: list[str]
+    annotations: list[str] | None
+    duration_ms: int | None
+    unscreenable_reason: str | None
+    screened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class VerdictRow:
     table: ClassVar[str] = "verdicts"
     recording_id: str

@@ -99,6 +99,43 @@ COMMENT ON COLUMN findings.phrase IS 'Entry of the policy pack''s lexicon, for k
 COMMENT ON COLUMN findings.located IS 'False where start and end are not those of what was found, only of where it must lie behind.';
 COMMENT ON COLUMN findings.spans IS 'All places where its digits were said, [start, end] in milliseconds: what evidence must mask.';
 
+CREATE TABLE IF NOT EXISTS screenings (
+    recording_id        VARCHAR NOT NULL,
+    engine_version      VARCHAR NOT NULL,
+    partition_hour      TIMESTAMPTZ NOT NULL,
+    channel             VARCHAR NOT NULL,
+    direction           VARCHAR,
+    queue               VARCHAR,
+    started_at          TIMESTAMPTZ,
+    called_time_zone    VARCHAR,
+    correlation_id      VARCHAR NOT NULL,
+    words_known         BOOLEAN NOT NULL,
+    words_timed         BOOLEAN NOT NULL,
+    speakers            VARCHAR[] NOT NULL,
+    annotations         VARCHAR[],
+    duration_ms         BIGINT,
+    unscreenable_reason VARCHAR,
+    screened_at         TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (recording_id, engine_version)
+);
+COMMENT ON TABLE screenings IS 'What a policy may know of a recording besides its findings: another policy is evaluated from both, without media.';
+COMMENT ON COLUMN screenings.recording_id IS 'The platform''s id of the recording.';
+COMMENT ON COLUMN screenings.engine_version IS 'Engine that screened: code version, models and lexicon.';
+COMMENT ON COLUMN screenings.partition_hour IS 'UTC hour in which the recording became available; the Dagster partition.';
+COMMENT ON COLUMN screenings.channel IS 'voice, chat or email.';
+COMMENT ON COLUMN screenings.direction IS 'inbound, outbound or internal, where the platform says.';
+COMMENT ON COLUMN screenings.queue IS 'Queue by which rules choose.';
+COMMENT ON COLUMN screenings.started_at IS 'When the interaction began.';
+COMMENT ON COLUMN screenings.called_time_zone IS 'IANA name of the called party''s time zone.';
+COMMENT ON COLUMN screenings.correlation_id IS 'Id of the event delivery that led here.';
+COMMENT ON COLUMN screenings.words_known IS 'Whether what was said or written was read.';
+COMMENT ON COLUMN screenings.words_timed IS 'Whether those words have times.';
+COMMENT ON COLUMN screenings.speakers IS 'Who has a turn in them.';
+COMMENT ON COLUMN screenings.annotations IS 'What the platform noted about the recording; NULL where it notes nothing.';
+COMMENT ON COLUMN screenings.duration_ms IS 'Decoded milliseconds; NULL where nothing was decoded.';
+COMMENT ON COLUMN screenings.unscreenable_reason IS 'Why the media could not be screened, in one word.';
+COMMENT ON COLUMN screenings.screened_at IS 'When the pass ended.';
+
 CREATE TABLE IF NOT EXISTS verdicts (
     recording_id        VARCHAR NOT NULL,
     policy_version      VARCHAR NOT NULL,
