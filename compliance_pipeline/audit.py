@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from compliance_pipeline import database, ledger
 from compliance_pipeline.ledger import Entry, canonical, chain_hash, content_digest, ledger_table, seals_table
 from compliance_pipeline.plain_text import refuse_sensitive
+from compliance_pipeline.private_file import sync
 from compliance_pipeline.settings import Settings
 
 SEALS_FILE = "ledger-seals.jsonl"
@@ -204,6 +205,8 @@ def _keep(path: Path, made: Seal) -> None:
             while left:
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
+            if not end:
+                sync(path.parent)
         except OSError:
             file.truncate(end)
             raise
@@ -494,11 +497,11 @@ def _document(value: Any) -> bytes:
 
 def _stored(settings: Settings, recording_id: str) -> dict[str, list[dict[str, Any]]]:
     """The recording's rows of each table; none where there is no warehouse yet."""
-    if not settings.warehouse_path.exists():
-        return {table: [] for table in _TABLES}
-    from compliance_pipeline.warehouse.warehouse import Warehouse
+    from compliance_pipeline.warehouse.warehouse import warehouse_of
 
-    warehouse = Warehouse(settings.warehouse_path)
+    warehouse = warehouse_of(settings)
+    if not warehouse.exists():
+        return {table: [] for table in _TABLES}
     return {
         table: [
             {name: value for name, value in row.items() if name not in _NOT_EXPORTED}
@@ -515,13 +518,13 @@ def _policies(
     settings: Settings, verdicts: Sequence[Mapping[str, Any]], notes: list[str]
 ) -> Iterator[tuple[str, bytes]]:
     from compliance_pipeline.screening.policy import DEFAULT_PACK, PolicyError, load_policy
-    from compliance_pipeline.warehouse.warehouse import Warehouse
+    from compliance_pipeline.warehouse.warehouse import warehouse_of
 
     versions = sorted({row["policy_version"] for row in verdicts})
     if not versions:
         return
     query = "SELECT policy_version, content FROM policies WHERE list_contains($versions, policy_version)"
-    rows = Warehouse(settings.warehouse_path).select(query, {"versions": versions})
+    rows = warehouse_of(settings).select(query, {"versions": versions})
     known = {row["policy_version"]: row["content"] for row in rows}
     try:
         current = load_policy(settings.policy).policy_version
