@@ -120,11 +120,11 @@ def ensure(engine: sa.Engine, table: sa.Table) -> None:
 
 
 def _create(connection: sa.Connection) -> None:
-    present = sa.inspect(connection)
+    present = {name: found for (_, name), found in sa.inspect(connection).get_multi_columns().items()}
     for table in metadata.sorted_tables:
-        if not present.has_table(table.name):
+        if table.name not in present:
             continue
-        known = {column["name"] for column in present.get_columns(table.name)}
+        known = {column["name"] for column in present[table.name]}
         for column in table.columns:
             if column.name not in known:
                 kind = column.type.compile(connection.dialect)

@@ -23,6 +23,9 @@ GENESIS = "0" * 64
 CONTENT = ("seq", "key", "at", "kind", "recording_id", "actor", "correlation_id", "run_id", "details")
 """The columns that content_digest covers."""
 
+AT_ONCE = 500
+"""Entries of one transaction: receivers wait for it."""
+
 _LOCK = 0x6C6564676572  # any constant, the same in every process
 
 Detail = str | int | float | bool | None | list[Any]
@@ -32,7 +35,7 @@ Detail = str | int | float | bool | None | list[Any]
 class Entry:
     """What happened, once: a second entry with the same `key` is not written. No sensitive data in `details`.
 
-    kind: event_received, fetched, verdict, action, play, export, review, hold, purge, shred or key_rotated.
+    kind: event_received, fetched, verdict, action, play, export, review, hold, purge, shred, promotion or key_rotated.
     """
 
     key: str
@@ -170,9 +173,12 @@ def append(connection: sa.Connection, entries: Sequence[Entry], now: datetime) -
 
 
 def record(engine: sa.Engine, entries: Sequence[Entry], now: datetime) -> int:
-    """`append` in a transaction of its own; makes the table where it is missing."""
+    """`append` in short transactions of their own; makes the table where it is missing."""
     if not entries:
         return 0
     database.ensure(engine, ledger_table)
-    with database.writer(engine).begin() as connection:
-        return append(connection, entries, now)
+    recorded = 0
+    for first in range(0, len(entries), AT_ONCE):
+        with database.writer(engine).begin() as connection:
+            recorded += append(connection, entries[first : first + AT_ONCE], now)
+    return recorded

@@ -16,6 +16,7 @@ from compliance_pipeline.asgi import Rejected, parsed, schema_fault
 from compliance_pipeline.contracts.event import Channel, Direction, EventType, Participant, RecordingEvent
 from compliance_pipeline.intake.inbox import IncomingEvent
 from compliance_pipeline.intake.tokens import Tokenizer
+from compliance_pipeline.platforms.canary import is_canary
 
 GUIDE, CLOUD = "guide", "cloud"
 """Names of the platform adapters that can look up what an event announces."""
@@ -77,8 +78,10 @@ def minimise(event: RecordingEvent, tokens: Tokenizer) -> RecordingEvent:
     """The event as it may be stored: identifiers as tokens, the media address without credentials or signature.
 
     The guide's edge case 2: free text (a queue's name, a file's name) may hold a number or an address too. Raises
-    asgi.Rejected for a media address that is none.
+    asgi.Rejected for a media address that is none, and for an id of the form that canaries have.
     """
+    if is_canary(event.recording_id):
+        raise schema_fault("event", [{"field": "recordingId", "problem": "is reserved for canaries"}])
     participants = tuple(
         Participant(
             id=tokens.identifier(person.id) if person.id else None,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from compliance_pipeline import database, ledger
-from compliance_pipeline.contracts.event import EventType, RecordingEvent
+from compliance_pipeline.contracts.event import CANARY, EventType, RecordingEvent
 from compliance_pipeline.database import UtcTime, insert, metadata
 from compliance_pipeline.intake.hours import partition_hour
 
@@ -149,6 +149,16 @@ inbox_table = sa.Table(
     sqlite_autoincrement=True,
 )
 _row = inbox_table.c
+
+second_look = sa.Table(
+    "second_look",
+    metadata,
+    sa.Column("recording_id", sa.String(128), primary_key=True),
+    sa.Column("owner", sa.String(256), nullable=False, index=True),
+    sa.Column("until", UtcTime, nullable=False),
+)
+"""Who looks again at a recording that is done, which stays done all the while."""
+_look = second_look.c
 _ANEW = {"state": State.NEW, "reason": None, "claimed_by": None, "claimed_at": None}
 _MERGED = (
     "event",
@@ -269,8 +279,20 @@ def _item(row: sa.Row[Any]) -> InboxItem:
     return InboxItem(**row._mapping)
 
 
+def _looked_at(now: datetime, *, but_by: str = "") -> sa.ColumnElement[bool]:
+    """Whether somebody, other than `but_by`, has a second look at the row under way."""
+    return sa.exists().where(_look.recording_id == _row.recording_id, _look.until > now, _look.owner != but_by)
+
+
 def _held_by(owner: str) -> sa.ColumnElement[bool]:
     return sa.and_(_row.state == State.CLAIMED, _row.claimed_by == owner)
+
+
+def _change(connection: sa.Connection, condition: sa.ColumnElement[bool], **values: Any) -> int:
+    # Locked in one order, like `store`: two Postgres transactions over the same rows can't wait for each other.
+    rows = sa.select(_row.seq).where(condition).order_by(_row.recording_id).with_for_update()
+    found = connection.scalars(rows).all()
+    return connection.execute(sa.update(inbox_table).where(_row.seq.in_(found)).values(**values)).rowcount
 
 
 class Inbox:
@@ -321,7 +343,11 @@ class Inbox:
             if rest := [index for index in range(len(events)) if index not in results]:
                 results |= self._merge(connection, {index: events[index] for index in rest}, now)
             # Last, when all rows are locked: whoever holds the ledger's lock waits for nobody.
-            heard = [_heard(event) for index, event in enumerate(events) if not results[index].duplicate]
+            heard = [
+                _heard(event)
+                for index, event in enumerate(events)
+                if event.source != CANARY and not results[index].duplicate
+            ]
             ledger.append(connection, heard, now)
         return [results[index] for index in range(len(events))]
 
@@ -349,7 +375,8 @@ class Inbox:
     def pending(self, now: datetime) -> list[PartitionWork]:
         """Partitions that have something to do, newest first: rows new, due, or with a claim that ran out.
 
-        Not of hours to come, which rows have that were stored before the clock was set back.
+        Not of hours to come, which rows have that were stored before the clock was set back; and not what was opened
+        again while a second look at it is under way.
         """
         query = (
             sa.select(
@@ -360,7 +387,12 @@ class Inbox:
                 sa.func.min(_row.due_at),
                 sa.func.max(_row.updated_at),
             )
-            .where(_row.state.in_(OPEN_STATES), _row.due_at <= now, _row.partition_hour <= partition_hour(now))
+            .where(
+                _row.state.in_(OPEN_STATES),
+                _row.due_at <= now,
+                _row.partition_hour <= partition_hour(now),
+                sa.not_(_looked_at(now)),
+            )
             .group_by(_row.partition_hour)
             .order_by(_row.partition_hour.desc())
         )
@@ -380,8 +412,8 @@ class Inbox:
         """Take up to `limit` actionable rows of the partition, those that `owner` holds already first; newest first.
 
         new_recordings_only: neither what `owner` holds already nor conversations.
-        No row goes to two owners. Each row taken counts as an attempt. A row that was claimed and never given back
-        gets RUN_DIED as its reason.
+        No row goes to two owners, nor to one while another's second look at it is under way. Each row taken counts as
+        an attempt. A row that was claimed and never given back gets RUN_DIED as its reason.
         """
         held = _held_by(owner)
         which = sa.or_(_row.due_at <= now, held)
@@ -394,6 +426,7 @@ class Inbox:
                 _row.partition_hour == partition_hour,
                 _row.state.in_(OPEN_STATES),
                 which,
+                sa.not_(_looked_at(now, but_by=owner)),
             )
             .order_by(sa.case((held, 0), else_=1), _row.available_at.desc(), _row.seq.desc())
             .limit(limit)
@@ -414,15 +447,57 @@ class Inbox:
                 .returning(*inbox_table.c)
             )
             items = [_item(row) for row in connection.execute(taken)]
+            # A look whose time ran out is over: its owner must not take it up again beside the new one.
+            stale = _look.recording_id.in_([item.recording_id for item in items])
+            connection.execute(sa.delete(second_look).where(stale, _look.owner != owner))
         return sorted(items, key=lambda item: (item.available_at, item.seq), reverse=True)
 
     def claimed(self, owner: str) -> list[InboxItem]:
         """What `owner` holds, newest first."""
         return self._select(_held_by(owner))
 
+    def look_again(self, partition_hour: str, owner: str, now: datetime, lease: timedelta) -> list[InboxItem]:
+        """Hold the partition's done recordings that nobody else looks at again, until `now + lease`; newest first.
+
+        They stay done: what must be done anew for one is said by `reopen`.
+        """
+        which = sa.and_(
+            _row.partition_hour == partition_hour, _row.state == State.DONE, sa.not_(_looked_at(now, but_by=owner))
+        )
+        look = insert(self.engine, second_look).on_conflict_do_update(
+            index_elements=["recording_id"],
+            set_={"owner": owner, "until": now + lease},
+            # Where another's look was not known when the rows were read, it has come first.
+            where=sa.or_(_look.until <= now, _look.owner == owner),
+        )
+        with self._writer.begin() as connection:
+            # Locked, so that on Postgres none of them is opened again and claimed before the look is known.
+            rows = sa.select(_row.recording_id).where(which).order_by(_row.recording_id).with_for_update()
+            if ids := connection.scalars(rows).all():
+                connection.execute(look, [{"recording_id": one, "owner": owner, "until": now + lease} for one in ids])
+        mine = sa.exists().where(_look.recording_id == _row.recording_id, _look.owner == owner)
+        return self._select(sa.and_(_row.partition_hour == partition_hour, _row.state == State.DONE, mine))
+
+    def looks_of_others(self, partition_hour: str, owner: str, now: datetime) -> int:
+        """The partition's recordings that another run than `owner` looks at again."""
+        query = (
+            sa.select(sa.func.count())
+            .select_from(inbox_table)
+            .where(_row.partition_hour == partition_hour, _row.state == State.DONE, _looked_at(now, but_by=owner))
+        )
+        with self.engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def end_looks(self, owner: str) -> int:
+        """End the second looks of `owner`; how many."""
+        with self._writer.begin() as connection:
+            return connection.execute(sa.delete(second_look).where(_look.owner == owner)).rowcount
+
     def extend(self, owner: str, now: datetime, lease: timedelta) -> int:
-        """Keep everything that `owner` holds until `now + lease`; how many rows that is."""
-        return self._change(_held_by(owner), due_at=now + lease, updated_at=now)
+        """Keep everything that `owner` holds or looks at again until `now + lease`; how many rows it holds."""
+        with self._writer.begin() as connection:
+            connection.execute(sa.update(second_look).where(_look.owner == owner).values(until=now + lease))
+            return _change(connection, _held_by(owner), due_at=now + lease, updated_at=now)
 
     def done(self, recording_ids: Sequence[str], owner: str, now: datetime) -> int:
         """Settle recordings; how many of them `owner` held."""
@@ -486,11 +561,17 @@ class Inbox:
         )
 
     def counts(self) -> dict[State, int]:
-        """Rows by state, states without rows included."""
-        query = sa.select(_row.state, sa.func.count()).group_by(_row.state)
+        """Rows by state, states without rows included; canaries are none of them."""
+        query = sa.select(_row.state, sa.func.count()).where(_row.source != CANARY).group_by(_row.state)
         with self.engine.connect() as connection:
             found = {state: count for state, count in connection.execute(query)}  # noqa: C416
         return {state: found.get(state, 0) for state in State}
+
+    def counts_by_hour(self, first: str, last: str) -> dict[str, int]:
+        """Rows of each partition from `first` to `last` that has some."""
+        query = sa.select(_row.partition_hour, sa.func.count()).where(_row.partition_hour.between(first, last))
+        with self.engine.connect() as connection:
+            return dict(connection.execute(query.group_by(_row.partition_hour)).tuples().all())
 
     def get(self, recording_id: str) -> InboxItem | None:
         found = self._select(_row.recording_id == recording_id)
@@ -520,13 +601,15 @@ class Inbox:
 
     def hours_changed(self, since: datetime) -> list[str]:
         """Partitions with rows that something happened to at or after `since`."""
-        query = sa.select(_row.partition_hour).where(_row.updated_at >= since).distinct()
+        # Hidden from SQLite, which would otherwise read the whole index by hours to find the distinct ones.
+        hour = sa.func.coalesce(_row.partition_hour, "")
+        query = sa.select(hour).where(_row.updated_at >= since).distinct()
         with self.engine.connect() as connection:
             return sorted(connection.scalars(query), reverse=True)
 
     def dead_letters(self) -> list[InboxItem]:
-        """What was given up on, newest first."""
-        return self._select(_row.state == State.DEAD)
+        """What was given up on, newest first, without canaries."""
+        return self._select(sa.and_(_row.state == State.DEAD, _row.source != CANARY))
 
     def _select(self, condition: sa.ColumnElement[bool]) -> list[InboxItem]:
         query = sa.select(inbox_table).where(condition).order_by(_row.available_at.desc(), _row.seq.desc())
@@ -534,8 +617,5 @@ class Inbox:
             return [_item(row) for row in connection.execute(query)]
 
     def _change(self, condition: sa.ColumnElement[bool], **values: Any) -> int:
-        # Locked in one order, like `store`: two Postgres transactions over the same rows can't wait for each other.
-        rows = sa.select(_row.seq).where(condition).order_by(_row.recording_id).with_for_update()
         with self._writer.begin() as connection:
-            found = connection.scalars(rows).all()
-            return connection.execute(sa.update(inbox_table).where(_row.seq.in_(found)).values(**values)).rowcount
+            return _change(connection, condition, **values)
