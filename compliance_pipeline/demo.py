@@ -16,7 +16,7 @@ from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.intake.inbox import Inbox, State
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.stack import Stack, StackError
-from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline.warehouse.warehouse import Warehouse, warehouse_of
 
 RECORDINGS = 40
 SPREAD_S = 40
@@ -129,7 +129,7 @@ def collect(stack: Stack, seconds: float) -> Result:
     """Compare what the platform saw and what the warehouse holds with the truth."""
     truth, seen = sandbox_says(stack, "truth"), sandbox_says(stack, "state")
     observed = {row["recordingId"]: row for row in seen["recordings"]}
-    warehouse = Warehouse(stack.settings.warehouse_path)
+    warehouse = warehouse_of(stack.settings)
     verdicts = verdicts_by_recording(warehouse)
     flagged = {
         row["recording_id"]: row["ended_at"] for row in warehouse.select("FROM stage_times WHERE stage = 'flagged'")

@@ -31,7 +31,7 @@ from compliance_pipeline.media.vault import NotInVault, Shredded, Tampered, Vaul
 from compliance_pipeline.plain_text import refuse_sensitive
 from compliance_pipeline.retention import why_deleted
 from compliance_pipeline.settings import Settings
-from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline.warehouse.warehouse import Warehouse, warehouse_of
 
 MAX_CLIP_BYTES = 32 * 1024 * 1024
 """A clip is checked whole before its first byte is played; twenty seconds take less than a hundredth of this."""
@@ -97,7 +97,8 @@ def sign(settings: Settings, link: Link) -> str:
     refuse_sensitive(link.who, "the name")
     token = _signer(settings).dumps([link.recording_id, link.clip, link.who])
     host = socket.getfqdn() if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared only
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.evidence_port}/evidence/{token}"
+    bound = f"http://{f'[{host}]' if ':' in host else host}:{settings.evidence_port}"
+    return f"{(settings.evidence_url or bound).rstrip('/')}/evidence/{token}"
 
 
 def opened(settings: Settings, token: str, now: datetime) -> Link:
@@ -174,7 +175,7 @@ async def played(request: Request, read: Callable[[], bytes], enter: Callable[[]
 def create_app(settings: Settings, *, clock: Clock = utc_now) -> Starlette:
     """The service. A clip is played after the play was entered into the ledger, or not at all."""
     engine = database.connect(settings.inbox_database_url)
-    warehouse = Warehouse(settings.warehouse_path, LOCK_SECONDS)
+    warehouse = warehouse_of(settings, LOCK_SECONDS)
     vault: Vault | None = None
     registry = CollectorRegistry()
     rejected = Counter("evidence_rejected", "Requests not played", ["reason"], "compliance", registry=registry)

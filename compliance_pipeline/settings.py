@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         default=False, description="whole recordings of what was flagged are kept in the vault, encrypted"
     )
     evidence_port: int = Field(default=8085, ge=1, le=65535, description="port that evidence is played from")
+    evidence_url: str | None = Field(
+        default=None,
+        description="where browsers reach the evidence service (`https://clips.example.com`); default: the address it "
+        "binds",
+    )
     link_seconds: int = Field(default=300, ge=1, description="how long a link to evidence works")
     dashboard_host: str = Field(default="127.0.0.1", description="address that the dashboard binds")
     dashboard_port: int = Field(default=8075, ge=1, le=65535, description="port of the dashboard")
@@ -144,12 +149,12 @@ class Settings(BaseSettings):
     warehouse_url: str | None = Field(
         default=None,
         repr=False,
-        description="warehouse that `compliance warehouse serve` serves; default: the file in the home",
+        description="where `compliance warehouse serve` is reached; default: the file in the home",
     )
     warehouse_host: str = Field(default="127.0.0.1", description="address that `compliance warehouse serve` binds")
     warehouse_port: int = Field(default=8095, ge=1, le=65535, description="port of `compliance warehouse serve`")
     warehouse_secret: SecretStr | None = Field(
-        default=None, description="shared secret of those who use the served warehouse"
+        default=None, description="shared secret (32 characters or more) of those who use the served warehouse"
     )
     workers: int = Field(default=0, ge=0, description="warm workers that `up` starts; 0: a new process for each run")
     canaries: bool = Field(
@@ -263,6 +268,10 @@ class Settings(BaseSettings):
     @cached_property
     def platform_client_secret(self) -> str:
         return self._secret(self.client_secret, "client")
+
+    @cached_property
+    def warehouse_shared_secret(self) -> str:
+        return self._secret(self.warehouse_secret, "warehouse")
 
     @property
     def ledger_signing_key(self) -> str:

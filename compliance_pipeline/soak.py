@@ -19,13 +19,13 @@ from compliance_pipeline.demo import recording_faults, sandbox_says, stage_times
 from compliance_pipeline.intake.inbox import OPEN_STATES, Inbox, InboxItem, State
 from compliance_pipeline.platforms.port import PlatformError
 from compliance_pipeline.platforms.profiles import platform_of
+from compliance_pipeline.promotion import live_policy
 from compliance_pipeline.reconcile import reconcile
 from compliance_pipeline.sandbox.faults import FaultKind
 from compliance_pipeline.screening.engine import from_settings
-from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.stack import Stack, free_port
 from compliance_pipeline.steps import Pipeline
-from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline.warehouse.warehouse import warehouse_of
 
 SETTLE_TIMEOUT_S = 600.0
 SWEEP_EVERY_S = 15.0
@@ -159,9 +159,9 @@ def _wait(stack: Stack, seconds: float) -> Iterator[tuple[int, int]]:
 def _sweep(stack: Stack, inbox: Inbox, started: datetime) -> int | None:
     """What the schedule does every five minutes, without waiting for it; how many it found, None where it failed."""
     settings = stack.settings.model_copy(update={"requests_per_minute": REQUESTS_PER_MINUTE})
-    policy = load_policy(settings.policy)
+    policy = live_policy(settings, inbox.engine)
     with closing(platform_of(settings, inbox.engine)) as platform:
-        warehouse = Warehouse(settings.warehouse_path)
+        warehouse = warehouse_of(settings)
         pipeline = Pipeline(settings, inbox, warehouse, platform, policy, from_settings(settings, policy))
         try:
             return reconcile(pipeline, "soak", started - LATEST_EVENT, utc_now()).found_now
@@ -172,7 +172,7 @@ def _sweep(stack: Stack, inbox: Inbox, started: datetime) -> int | None:
 def _collect(stack: Stack, seconds: float) -> SoakResult:
     truth, seen = sandbox_says(stack, "truth"), sandbox_says(stack, "state")
     observed = {row["recordingId"]: row for row in seen["recordings"]}
-    warehouse = Warehouse(stack.settings.warehouse_path)
+    warehouse = warehouse_of(stack.settings)
     verdicts = verdicts_by_recording(warehouse)
     ids = {said["recordingId"] for said in truth["recordings"]}
     inbox = Inbox(stack.settings.inbox_database_url)

@@ -42,9 +42,9 @@ class Stores:
 
     @cached_property
     def warehouse(self) -> "Warehouse":
-        from compliance_pipeline.warehouse.warehouse import Warehouse
+        from compliance_pipeline.warehouse.warehouse import warehouse_of
 
-        return Warehouse(self.settings.warehouse_path)
+        return warehouse_of(self.settings)
 
     @cached_property
     def vault(self) -> "Vault":

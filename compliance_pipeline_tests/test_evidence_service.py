@@ -340,6 +340,8 @@ def test_links_to_a_service_on_all_addresses_name_this_machine(room: Room) -> No
     assert sign(room.settings, Link("rec-1", NAME, "me")).startswith("http://127.0.0.1:8085/evidence/")
     everywhere = Settings(_env_file=None, home=room.settings.home, host="0.0.0.0")
     assert "0.0.0.0" not in sign(everywhere, Link("rec-1", NAME, "me")).partition("/evidence/")[0]
+    outside = Settings(_env_file=None, home=room.settings.home, evidence_url="https://clips.example.com/")
+    assert sign(outside, Link("rec-1", NAME, "me")).startswith("https://clips.example.com/evidence/")
 
 
 def test_clips_of_a_recording_are_those_verified_in_the_order_of_findings(room: Room) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from compliance_pipeline import private_file, reviews
-from compliance_pipeline.contracts.event import EventType
+from compliance_pipeline.contracts.event import CANARY, EventType
 from compliance_pipeline.intake.hours import hour_of, partition_hour
 from compliance_pipeline.objective import Objective
 from compliance_pipeline.warehouse.warehouse import Warehouse
@@ -280,7 +280,7 @@ def _write_hours(
         keys = {hour: partition_hour(hour) for hour in some if hour != EMPTY}
         items = {hour: inbox.items(key) for hour, key in keys.items()}
         decided = {hour: reviews.of_hour(inbox.engine, key) for hour, key in keys.items()}
-        with warehouse.read() as connection:
+        with warehouse.read_hours(some) as connection:
             for hour in some:
                 its = _write_hour(connection, folder, hour, items.get(hour, ()), decided.get(hour, ()))
                 written[hour.date()][hour] = its
@@ -299,7 +299,9 @@ def _write_hour(
     known = [
         _known(item)
         for item in items
-        if item.state != "listed" and (item.event is EventType.AVAILABLE or item.attempts or item.reason)
+        if item.source != CANARY
+        and item.state != "listed"
+        and (item.event is EventType.AVAILABLE or item.attempts or item.reason)
     ] or [dict.fromkeys(_KNOWN)]
     said = [
         {"recording_id": one.recording_id, "rule_id": one.rule_id, "decision": str(one.decision), "at": one.at}
@@ -312,7 +314,16 @@ def _write_hour(
     made = {"interactions": keep("interactions", sql("snapshot/interactions"), inbox=known, reviews=said)}
     of = [str(folder / made["interactions"])]
     made["violations"] = keep("violations", sql("snapshot/violations"), interactions=of, reviews=said)
-    return made | {table: keep(table, f"FROM {table} WHERE partition_hour = $hour ORDER BY ALL") for table in COPIES}
+    return made | {table: keep(table, _copy(table)) for table in COPIES}
+
+
+def _copy(table: str) -> str:
+    return f"FROM {table} WHERE partition_hour = $hour{'' if table == 'sweeps' else _NO_CANARIES} ORDER BY ALL"
+
+
+_NO_CANARIES = (
+    " AND recording_id NOT IN (SELECT recording_id FROM recordings WHERE partition_hour = $hour AND source = 'canary')"
+)
 
 
 def roll_up(

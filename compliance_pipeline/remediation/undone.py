@@ -50,7 +50,7 @@ class Retried:
 
 def undone(warehouse: Warehouse) -> list[Undone]:
     """Every action that is planned, failed, dead or waiting; dead ones first, what waits for people last."""
-    if not warehouse.path.exists():
+    if not warehouse.exists():
         return []
     rows = warehouse.select(
         "SELECT recording_id, rule_id, action, status, coalesce(attempts, 0) AS attempts, due_at, error, revision, "

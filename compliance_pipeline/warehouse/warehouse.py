@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
@@ -18,6 +18,8 @@ from compliance_pipeline.warehouse.tables import Row
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+    from compliance_pipeline.settings import Settings
 
 LOCK_TIMEOUT_S = 60.0
 _SIGNS_OF_DAMAGE = ("not a valid DuckDB database file", "Could not read enough bytes", "Corrupt database file")
@@ -36,12 +38,16 @@ class WarehouseBusy(WarehouseError):
     """Another process held the warehouse for longer than the lock timeout."""
 
 
+class WarehouseUnavailable(WarehouseBusy):
+    """A served warehouse that can't be reached, or went away."""
+
+
 @cache
 def sql(name: str) -> str:
     return files(__package__).joinpath("sql", f"{name}.sql").read_text("utf-8")
 
 
-def _create(connection: "DuckDBPyConnection") -> None:
+def prepare(connection: "DuckDBPyConnection") -> None:
     """Bring the schema up to date; a file that has this one already is only asked (each run's process opens anew)."""
     import duckdb
 
@@ -85,6 +91,22 @@ def _columns(connection: "DuckDBPyConnection") -> dict[str, dict[str, str]]:
     return tables
 
 
+@contextmanager
+def telling_damage(path: Path) -> Iterator[None]:
+    """Raises WarehouseDamaged for what DuckDB says of a file that it can't read."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        if not any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
+            raise
+        raise WarehouseDamaged(
+            f"The warehouse {path} is damaged: stop everything, restore your backup and remove the "
+            "folder `snapshots` beside it; what came in since is fetched again by a backfill. Nothing was written."
+        ) from None
+
+
 class Warehouse:
     """One DuckDB file.
 
@@ -99,6 +121,10 @@ class Warehouse:
         self._lock = FileLock(f"{path}.lock", timeout=lock_timeout_s)
         self._created = False
 
+    def exists(self) -> bool:
+        """Whether anything was ever stored; asking makes nothing."""
+        return self.path.exists()
+
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator["DuckDBPyConnection"]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,25 +134,11 @@ class Warehouse:
         except Timeout:
             raise self._busy() from None
         try:
-            with self._damage_told(), self._open(read_only, deadline) as connection:
+            with telling_damage(self.path), self._open(read_only, deadline) as connection:
                 connection.execute("SET TimeZone = 'UTC'")
                 yield connection
         finally:
             self._lock.release()
-
-    @contextmanager
-    def _damage_told(self) -> Iterator[None]:
-        import duckdb
-
-        try:
-            yield
-        except duckdb.Error as error:
-            if not any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
-                raise
-            raise WarehouseDamaged(
-                f"The warehouse {self.path} is damaged: stop everything, restore your backup and remove the "
-                "folder `snapshots` beside it; what came in since is fetched again by a backfill. Nothing was written."
-            ) from None
 
     def _open(self, read_only: bool, deadline: float) -> "DuckDBPyConnection":
         import duckdb
@@ -153,7 +165,7 @@ class Warehouse:
         """One transaction; committed when the block ends, rolled back when it raises."""
         with self._connect(read_only=False) as connection:
             if not self._created:
-                _create(connection)
+                prepare(connection)
                 self._created = True
             connection.begin()
             try:
@@ -172,6 +184,10 @@ class Warehouse:
         with self._connect(read_only=True) as connection:
             yield connection
 
+    def read_hours(self, _hours: Collection[datetime]) -> "AbstractContextManager[DuckDBPyConnection]":
+        """To read nothing but these partition hours, with files of this machine beside them."""
+        return self.read()
+
     def append(self, rows: Sequence[Row], *, instead_of: Sequence[tuple[str, str]] = ()) -> int:
         """Add rows of any tables in one transaction; returns how many were new. A known key changes nothing.
 
@@ -185,7 +201,7 @@ class Warehouse:
             by_table[row.table].append(asdict(row))
         added = 0
         with self.write() as connection:
-            for table in ("findings", "media", "evidence") if instead_of else ():
+            for table in ("findings", "screenings", "media", "evidence") if instead_of else ():
                 for recording_id, engine in instead_of:
                     connection.execute(
                         f"DELETE FROM {table} WHERE recording_id = $id AND engine_version = $engine",  # noqa: S608
@@ -240,6 +256,14 @@ class Warehouse:
                 {"hour": hour},
             ).fetchall()
         return Described(columns, rows[0])
+
+
+def warehouse_of(settings: "Settings", lock_timeout_s: float = LOCK_TIMEOUT_S) -> Warehouse:
+    if not settings.warehouse_url:
+        return Warehouse(settings.warehouse_path, lock_timeout_s)
+    from compliance_pipeline.warehouse.served import ServedWarehouse
+
+    return ServedWarehouse(settings.warehouse_url, settings.warehouse_shared_secret, lock_timeout_s)
 
 
 def note_change(connection: "DuckDBPyConnection", hours: Collection[datetime]) -> None:
