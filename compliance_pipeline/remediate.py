@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compliance_pipeline.contracts.policy import Action, Severity
 from compliance_pipeline.contracts.verdict import VerdictValue
+from compliance_pipeline.platforms.canary import is_canary
 from compliance_pipeline.platforms.port import PlatformError
 from compliance_pipeline.remediation.execute import WORKERS, ActionResult, Means, execute, failed
 from compliance_pipeline.remediation.plan import PlannedAction, Violation, idempotency_key, plan
@@ -112,6 +113,7 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     """
     # Imported where used: SQLAlchemy would cost the code location half a second.
     from compliance_pipeline import custody, purge
+    from compliance_pipeline.intake.inbox import State
 
     engine = pipeline.engine.version
     items = {item.recording_id: item for item in batch_items(pipeline, batch)}
@@ -138,7 +140,8 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     _take_up_retries(work, judged)
     custody.record(pipeline, batch.hour, sorted(judged))
     settled = sorted(judged - work.waits.keys())
-    work.report.settled = pipeline.inbox.done(settled, batch.owner, pipeline.clock())
+    claimed = [one for one in settled if items[one].state is State.CLAIMED]
+    work.report.settled = pipeline.inbox.done(claimed, batch.owner, pipeline.clock())
     # Asked for since the look above: `retry` writes its row first, so either it or we see the other.
     late = {row["recording_id"] for row in _undone_of(work, settled, (FAILED,))}
     pipeline.inbox.reopen(sorted(late), pipeline.clock())
@@ -218,7 +221,8 @@ def _purge(work: _Work, planned: Sequence[PlannedAction]) -> set[str]:
 
     pipeline = work.pipeline
     warehouse, engine, now = pipeline.warehouse, pipeline.inbox.engine, pipeline.clock()
-    due = _due(work, [p for p in planned if p.violation.recording_id not in work.waits])
+    ids = (p.violation.recording_id for p in planned)
+    due = _due(work, [p for p, i in zip(planned, ids, strict=True) if i not in work.waits and not is_canary(i)])
     recording_ids = [p.violation.recording_id for p in due]
     waits = purge.why_not_yet(warehouse, engine, recording_ids)
     protected = purge.protected(warehouse, recording_ids)

@@ -42,13 +42,14 @@ from compliance_pipeline.screening.engine import (
     Screening,
     facts_of,
 )
-from compliance_pipeline.screening.policy import RuleOutcome, deciding_hit, evaluate, judge
+from compliance_pipeline.screening.policy import Facts, RuleOutcome, deciding_hit, evaluate, judge
 from compliance_pipeline.warehouse.tables import (
     FindingRow,
     MediaRow,
     PolicyRow,
     RecordingRow,
     Row,
+    ScreeningRow,
     StageTimeRow,
     VerdictRow,
     ViolationRow,
@@ -107,6 +108,8 @@ class Batch:
 
     whole_partition: also look again at recordings that were settled before (a backfill or a run by hand).
     launched_at: when Dagster began to start the run's process.
+    leaves_open: of a backfill, or one of several hours of a run. What is open in it is left to the sensor's runs, which
+    wait for nothing else.
     """
 
     partition_key: str
@@ -114,6 +117,7 @@ class Batch:
     run_id: str
     whole_partition: bool
     launched_at: datetime
+    leaves_open: bool = False
 
     @property
     def hour(self) -> datetime:
@@ -129,6 +133,8 @@ def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
     from compliance_pipeline.intake.inbox import RUN_DIED
 
     now = pipeline.clock()
+    if batch.leaves_open:
+        return _recorded(pipeline, batch, now)
     taken = pipeline.inbox.claim(batch.partition_key, batch.owner, now, pipeline.lease, BATCH_LIMIT)
     suspects = [item for item in taken if item.reason == RUN_DIED and item.attempts > SUSPECT_AFTER]
     if suspects:
@@ -153,14 +159,24 @@ def claim(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
         pipeline.inbox.claim(
             batch.partition_key, batch.owner, pipeline.clock(), pipeline.lease, max(0, room), new_recordings_only=True
         )
-    items = batch_items(pipeline, batch)
+    return _recorded(pipeline, batch, now)
+
+
+def _recorded(pipeline: Pipeline, batch: Batch, now: datetime) -> "list[InboxItem]":
+    """The batch's recordings, stored; this needs no hold on those that are settled."""
+    from compliance_pipeline.intake.inbox import State
+
+    items = _claimed(pipeline, batch)
+    if batch.whole_partition:
+        items += [item for item in pipeline.inbox.items(batch.partition_key) if item.state is State.DONE]
     pipeline.warehouse.append([_recording_row(item, batch.hour, now) for item in items])
     return items
 
 
 @contextmanager
 def holding(pipeline: Pipeline, batch: Batch) -> Iterator[None]:
-    """Keep the batch's claims while the block works, however long one request in it takes."""
+    """Keep the batch's claims and second looks while the block works, however long one request in it takes; then end
+    the looks."""
     ended = Event()
 
     def keep() -> None:
@@ -178,6 +194,8 @@ def holding(pipeline: Pipeline, batch: Batch) -> Iterator[None]:
     finally:
         ended.set()
         keeper.join()
+        if batch.whole_partition:
+            pipeline.inbox.end_looks(batch.owner)
 
 
 def _list_conversations(pipeline: Pipeline, batch: Batch) -> None:
@@ -246,12 +264,29 @@ def _announced(pipeline: Pipeline, conversation: "InboxItem", event: RecordingEv
     )
 
 
-def batch_items(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
-    from compliance_pipeline.intake.inbox import State
+def _claimed(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
+    return [item for item in pipeline.inbox.claimed(batch.owner) if not item.recording_event.is_conversation]
 
-    items = [item for item in pipeline.inbox.claimed(batch.owner) if not item.recording_event.is_conversation]
+
+class HeldElsewhere(Exception):
+    """Another run looks again at recordings of the partition: it can't be said to be done by this one."""
+
+
+def batch_items(pipeline: Pipeline, batch: Batch) -> "list[InboxItem]":
+    """What the batch works on: its claims, and of a whole partition what is settled and no other run looks at again.
+
+    Those looks are this batch's from here on, until the end of `holding`. Raises HeldElsewhere.
+    """
+    items = _claimed(pipeline, batch)
     if batch.whole_partition:
-        items += [item for item in pipeline.inbox.items(batch.partition_key) if item.state is State.DONE]
+        now = pipeline.clock()
+        items += pipeline.inbox.look_again(batch.partition_key, batch.owner, now, pipeline.lease)
+        if others := pipeline.inbox.looks_of_others(batch.partition_key, batch.owner, now):
+            pipeline.inbox.end_looks(batch.owner)
+            raise HeldElsewhere(
+                f"{others} recordings of {batch.partition_key} are looked at again by another run, or one that died: "
+                f"tried again when it has ended, or after {pipeline.lease.total_seconds():.0f} s"
+            )
     return items
 
 
@@ -283,7 +318,8 @@ GivenBack = Literal["deferred", "dead", "left"]
 
 @dataclass(slots=True)
 class ScreenReport:
-    """What became of a batch. Recordings by verdict; how many were judged before, or got none.
+    """What became of a batch. Recordings by verdict; how many were judged before, or by what was found before, or got
+    none.
 
     given_back: by what became of those without a verdict (see `GivenBack`).
     """
@@ -294,6 +330,7 @@ class ScreenReport:
     media_bytes: int = 0
     media_rows: int = 0
     known: int = 0
+    replayed: int = 0
     given_back: Counter[GivenBack] = field(default_factory=Counter)
     fetch_s: float = 0.0
     analysis_s: float = 0.0
@@ -311,8 +348,9 @@ class _Screened:
 
 
 def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
-    """Fetch and screen the batch's recordings that this policy and engine have not judged yet; store the verdicts.
+    """Judge the batch's recordings that this policy and engine have not judged yet; store the verdicts.
 
+    What this engine screened for another policy is judged by what it found then; the others are fetched and screened.
     A recording that isn't there yet, or that the platform doesn't serve for now, goes back to the inbox with a due
     time. One recording's failure is its own.
     """
@@ -320,10 +358,17 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     items = batch_items(pipeline, batch)
     judged = judged_of(pipeline, batch, engine, [item.recording_id for item in items])
     fresh = [item for item in items if item.recording_id not in judged]
-    again = _screened_before(pipeline, batch, engine, [item.recording_id for item in fresh])
     report = ScreenReport(known=len(items) - len(fresh))
+    again = _screened_before(pipeline, batch, engine, [item.recording_id for item in fresh])
     workers = ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening")
     with holding(pipeline, batch), workers as pool:
+        if again:
+            from compliance_pipeline.replay import replay
+
+            replayed = replay(pipeline, [batch.hour], batch.run_id, only=again)
+            report.replayed, report.verdicts = replayed.judged, dict(replayed.verdicts)
+            judged = judged_of(pipeline, batch, engine, sorted(again))
+            fresh, again = [item for item in fresh if item.recording_id not in judged], again - judged
         for begin in range(0, len(fresh), BATCH_LIMIT):
             some = fresh[begin : begin + BATCH_LIMIT]
             if batch.whole_partition:
@@ -359,7 +404,7 @@ def _screen_some(
 
 
 def _screened_before(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
-    """Of these, the ones that this engine screened for another policy: what it finds now may be more."""
+    """Of these, the ones that this engine screened for another policy."""
     rows = pipeline.warehouse.select(
         "SELECT DISTINCT recording_id FROM verdicts WHERE partition_hour = $hour AND engine_version = $engine "
         "AND recording_id IN (SELECT unnest($ids))",
@@ -483,6 +528,7 @@ def _judge(
     screening = outcome if isinstance(outcome, Screening) else Screening()
     violations: list[ViolationRow] = []
     undetermined: list[str] = []
+    screened_rows: list[Row] = []
     if isinstance(outcome, Verdict):
         verdict = outcome
         if row := _external_violation(pipeline.policy, key, item, verdict):
@@ -501,6 +547,7 @@ def _judge(
             started_at=event.start_time,
             called_time_zone=event.called_time_zone,
         )
+        screened_rows = [_screening_row(key, item, facts, screening, screened.ended_at)]
         outcomes = evaluate(screening.findings, facts, pipeline.policy)
         verdict = judge(item.recording_id, item.correlation_id, outcomes, screening.unscreenable)
         first = deciding_hit(outcomes)
@@ -540,7 +587,8 @@ def _judge(
             undetermined_rules=undetermined,
             judged_at=screened.ended_at,
             run_id=batch.run_id,
-        )
+        ),
+        *screened_rows,
     ]
     if media := screening.media:
         report.media_bytes += media.size_bytes
@@ -579,6 +627,27 @@ def _judge(
     rows += violations
     rows += _stage_rows(batch, item, screened, screening)
     return rows
+
+
+def _screening_row(
+    key: dict[str, Any], item: "InboxItem", facts: Facts, screening: Screening, screened_at: datetime
+) -> ScreeningRow:
+    return ScreeningRow(
+        **key,
+        channel=facts.channel,
+        direction=facts.direction,
+        queue=facts.queue,
+        started_at=facts.started_at,
+        called_time_zone=facts.called_time_zone,
+        correlation_id=item.correlation_id,
+        words_known=facts.transcript_read,
+        words_timed=facts.words_timed,
+        speakers=sorted(facts.speakers),
+        annotations=None if facts.annotations is None else sorted(facts.annotations),
+        duration_ms=facts.duration_ms,
+        unscreenable_reason=screening.unscreenable,
+        screened_at=screened_at,
+    )
 
 
 def _violation_row(

@@ -471,6 +471,12 @@ def newer_policy(shop: Workshop) -> None:
     shop.pipeline.policy = shop.pipeline.policy.model_copy(update={"version": "99.0.0"})
 
 
+def forget_screenings(shop: Workshop) -> None:
+    """As of recordings that were screened before screenings were kept: another policy needs their media."""
+    with shop.warehouse.write() as connection:
+        connection.execute("DELETE FROM screenings")
+
+
 def test_a_whole_partition_run_under_a_new_policy_judges_settled_recordings_again(shop: Workshop) -> None:
     shop.announce(CARD, CLEAN)
     shop.run()
@@ -488,6 +494,7 @@ def test_a_settled_recording_that_cannot_be_judged_again_keeps_its_verdict_and_i
     shop.announce(CARD)
     shop.run()
     newer_policy(shop)
+    forget_screenings(shop)
     shop.state.held[CARD.recording_id].status = "processing"
     batch = shop.batch(whole_partition=True)
     report = steps.screen_batch(shop.pipeline, batch)
@@ -636,6 +643,7 @@ def test_a_recording_that_is_screened_anew_for_another_policy_has_one_set_of_fin
     before = shop.rows("findings")
     with shop.warehouse.write() as connection:
         connection.execute("UPDATE findings SET start_ms = 1")
+    forget_screenings(shop)
     shop.pipeline.policy = shop.pipeline.policy.model_copy(update={"version": "9.9.9"})
     shop.run(shop.batch(whole_partition=True))
     assert shop.rows("findings") == before, "what was found last stands"

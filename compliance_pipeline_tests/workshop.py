@@ -23,7 +23,7 @@ from compliance_pipeline.sandbox.calls import Damage, Kind, SyntheticRecording, 
 from compliance_pipeline.sandbox.platform import PlatformState, serve
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.settings import Settings
-from compliance_pipeline.warehouse.warehouse import MARTS, Warehouse
+from compliance_pipeline.warehouse.warehouse import MARTS, Warehouse, warehouse_of
 
 CLIENT = ("compliance-service", "s3cret")
 ENDED_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -157,7 +157,7 @@ def workshop(home: Path, state: PlatformState | None = None, **settings: Any) ->
         inbox = Inbox(configured.inbox_database_url)
         inbox.create()
         clock = Clock()
-        warehouse = Warehouse(configured.warehouse_path)
+        warehouse = warehouse_of(configured)
         policy = load_policy()
         engine = engine_of(configured, policy, inbox)
         pipeline = steps.Pipeline(configured, inbox, warehouse, platform, policy, engine, clock)

@@ -202,6 +202,7 @@ Row = (
     RecordingRow
     | MediaRow
     | FindingRow
+    | ScreeningRow
     | VerdictRow
     | PolicyRow
     | ViolationRow

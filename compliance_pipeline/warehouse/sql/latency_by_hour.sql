@@ -1,4 +1,4 @@
--- $hour, $objective_s, $objectives: replaces one hour of the mart.
+-- $hour, $objective_s, $objectives: replaces one hour of the mart. Canaries do not count.
 INSERT INTO latency_by_hour BY NAME
 SELECT
     partition_hour,
@@ -13,4 +13,5 @@ SELECT
 FROM stage_times
 LEFT JOIN (SELECT unnest($objectives, recursive := true)) AS o(channel, objective) USING (channel)
 WHERE partition_hour = $hour
+  AND recording_id NOT IN (SELECT recording_id FROM recordings WHERE partition_hour = $hour AND source = 'canary')
 GROUP BY GROUPING SETS ((partition_hour, stage), (partition_hour, channel, stage));

@@ -1,7 +1,8 @@
--- $hour: replaces one hour of the mart. Only what the newest verdict of a recording says counts.
+-- $hour: replaces one hour of the mart. Only what the newest verdict of a recording says counts, and no canary.
 INSERT INTO violations_by_hour BY NAME
 WITH newest AS (
     SELECT * FROM latest_verdicts WHERE partition_hour = $hour
+      AND recording_id NOT IN (SELECT recording_id FROM recordings WHERE partition_hour = $hour AND source = 'canary')
 ), broken AS (
     SELECT DISTINCT channel, rule_id FROM violations WHERE partition_hour = $hour
 ), screened AS (
