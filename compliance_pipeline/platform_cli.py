@@ -255,9 +255,10 @@ def redaction_check(
         compliance platform redaction-check --recording chat=CONVERSATION:RECORDING --recording email=...
     """
     from compliance_pipeline.platforms.port import PlatformError
+    from compliance_pipeline.promotion import live_policy_of
     from compliance_pipeline.redaction import PATIENCE_S, Outcome, named_samples, redaction_report, sandbox_samples
     from compliance_pipeline.screening.engine import from_settings
-    from compliance_pipeline.screening.policy import PolicyError, load_policy
+    from compliance_pipeline.screening.policy import PolicyError
     from compliance_pipeline.screening.recogniser import RecogniserError
 
     settings = _settings()
@@ -269,7 +270,7 @@ def redaction_check(
         _print_script()
         return
     try:
-        engine = from_settings(settings, load_policy(settings.policy))
+        engine = from_settings(settings, live_policy_of(settings))
     except (PolicyError, RecogniserError) as error:
         raise _fail(str(error)) from None
     with _connected(settings) as (transport, platform):

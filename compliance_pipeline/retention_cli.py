@@ -214,10 +214,11 @@ def review(
 
 def _policy(stores: Stores) -> "PolicyPack":
     from compliance_pipeline.cli import fail
-    from compliance_pipeline.screening.policy import PolicyError, load_policy
+    from compliance_pipeline.promotion import live_policy
+    from compliance_pipeline.screening.policy import PolicyError
 
     try:
-        return load_policy(stores.settings.policy)
+        return live_policy(stores.settings, stores.engine)
     except PolicyError as error:
         raise fail("; ".join(error.faults)) from None
 

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from compliance_pipeline.contracts.event import EventType, RecordingEvent
+from compliance_pipeline.contracts.policy import PolicyPack
 from compliance_pipeline.intake.inbox import OPEN_STATES, Inbox, IncomingEvent, State
 from compliance_pipeline.platforms import folder
 from compliance_pipeline.platforms.folder import FolderRecording, Skipped
+from compliance_pipeline.promotion import live_policy_of
 from compliance_pipeline.screening.engine import from_settings
-from compliance_pipeline.screening.policy import load_policy
+from compliance_pipeline.screening.policy import PolicyError
 from compliance_pipeline.settings import Settings
 from compliance_pipeline.steps import TRIGGER_TAG, TRIGGERED_BY_INBOX
 from compliance_pipeline.steps import log as steps_log
-from compliance_pipeline.warehouse.warehouse import Warehouse
+from compliance_pipeline.warehouse.warehouse import warehouse_of
+from compliance_pipeline.what_if import whole
 
 STORE_BATCH = 500
 _OWNER = "scan"
@@ -64,11 +68,19 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
     """Announce every recording under `path`, run the pipeline's job on them, and report.
 
     Yields (judged, of how many) as it goes and the ScanResult in the end. The data lies in `<home>/scan`: neither the
-    live inbox nor the live warehouse is touched. A file that was scanned before and has not changed is not read again.
+    live inbox nor the live warehouse is touched; the live policy judges. A file that was scanned before and has not
+    changed is not read again.
     """
-    own = settings.model_copy(update={"home": settings.home / "scan", "inbox_url": None, "engine_url": None})
+    own = settings.model_copy(
+        update={"home": settings.home / "scan", "inbox_url": None, "engine_url": None, "warehouse_url": None}
+    )
     platform = folder.from_settings(path, own)
     recordings = platform.recordings()
+    try:
+        policy = live_policy_of(settings)
+    except SQLAlchemyError as error:
+        why = f"the inbox, which knows the policy that is live, can't be read ({type(error).__name__})"
+        raise PolicyError(f"{why}: see `compliance doctor`, or name a pack with COMPLIANCE_POLICY") from None
     inbox = Inbox(own.inbox_database_url)
     inbox.create()
     judged = _Judged()
@@ -76,11 +88,11 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
     steps_log.setLevel(logging.INFO)
     try:
         with FileLock(own.home / "scan.lock", timeout=0):
-            announced = _announce(own, inbox, recordings)
+            announced = _announce(own, policy, inbox, recordings)
             known = len(recordings) - announced
-            for finished in _drain(path, own, inbox):
+            for finished in _drain(path, own, policy, inbox):
                 yield (len(recordings) if finished else known + min(announced, len(judged.ids))), len(recordings)
-            yield ScanResult(list(_results(own, inbox, recordings)), platform.skipped())
+            yield ScanResult(list(_results(own, policy, inbox, recordings)), platform.skipped())
     except Timeout:
         raise ScanInProgress(f"another scan is using {own.home}; wait for it, or set COMPLIANCE_HOME") from None
     finally:
@@ -88,10 +100,10 @@ def scan(path: Path, settings: Settings) -> Iterator[tuple[int, int] | ScanResul
         inbox.close()
 
 
-def _announce(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
+def _announce(settings: Settings, policy: PolicyPack, inbox: Inbox, recordings: Sequence[FolderRecording]) -> int:
     """Put what is new into the inbox, and what this policy and engine have not judged; how many are open now."""
     now = datetime.now(UTC)
-    (verdicts,) = _judged_now(settings, recordings, "verdicts")
+    (verdicts,) = _judged_now(settings, policy, recordings, "verdicts")
     judged = {row["recording_id"] for row in verdicts}
     inbox.reopen([recording.recording_id for recording in recordings if recording.recording_id not in judged], now)
     for at in range(0, len(recordings), STORE_BATCH):
@@ -128,13 +140,13 @@ def _event(recording: FolderRecording, now: datetime) -> IncomingEvent:
     return IncomingEvent(event, source="folder", correlation_id=f"scan-{now:%Y%m%dT%H%M%SZ}", available_at=now)
 
 
-def _drain(path: Path, settings: Settings, inbox: Inbox) -> Iterator[bool]:
+def _drain(path: Path, settings: Settings, policy: PolicyPack, inbox: Inbox) -> Iterator[bool]:
     """Run the job, hour by hour, until nothing is open; in a thread, so that progress can be told (True: all done)."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="scan")
     try:
         while inbox.pending(_FOREVER):
             for work in inbox.pending(datetime.now(UTC)):
-                run = pool.submit(_run_job, path, settings, work.partition_hour)
+                run = pool.submit(_run_job, path, settings, policy, work.partition_hour)
                 while not run.done():
                     yield False
                     time.sleep(0.1)
@@ -146,7 +158,7 @@ def _drain(path: Path, settings: Settings, inbox: Inbox) -> Iterator[bool]:
     yield True
 
 
-def _run_job(path: Path, settings: Settings, partition_key: str) -> None:
+def _run_job(path: Path, settings: Settings, policy: PolicyPack, partition_key: str) -> None:
     import dagster as dg
 
     from compliance_pipeline.definitions import compliance_pipeline
@@ -158,20 +170,21 @@ def _run_job(path: Path, settings: Settings, partition_key: str) -> None:
             partition_key=partition_key,
             instance=instance,
             tags={TRIGGER_TAG: TRIGGERED_BY_INBOX},
-            resources={"pipeline": PipelineResource(home=str(settings.home), folder=str(path))},
+            resources={"pipeline": PipelineResource(home=str(settings.home), folder=str(path), policy=whole(policy))},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
 
 
-def _judged_now(settings: Settings, recordings: Sequence[FolderRecording], *tables: str) -> list[list[dict[str, Any]]]:
-    """Rows of each table that are of these recordings, the current policy and this engine."""
-    policy = load_policy(settings.policy)
+def _judged_now(
+    settings: Settings, policy: PolicyPack, recordings: Sequence[FolderRecording], *tables: str
+) -> list[list[dict[str, Any]]]:
+    """Rows of each table that are of these recordings, this policy and this engine."""
     parameters = {
         "policy": policy.policy_version,
         "engine": from_settings(settings, policy).version,
         "ids": [recording.recording_id for recording in recordings],
     }
-    warehouse = Warehouse(settings.warehouse_path)
+    warehouse = warehouse_of(settings)
     return [
         warehouse.select(
             f"FROM {table} WHERE policy_version = $policy AND engine_version = $engine "
@@ -182,8 +195,10 @@ def _judged_now(settings: Settings, recordings: Sequence[FolderRecording], *tabl
     ]
 
 
-def _results(settings: Settings, inbox: Inbox, recordings: Sequence[FolderRecording]) -> Iterator[Scanned]:
-    verdicts, broken = _judged_now(settings, recordings, "verdicts", "violations")
+def _results(
+    settings: Settings, policy: PolicyPack, inbox: Inbox, recordings: Sequence[FolderRecording]
+) -> Iterator[Scanned]:
+    verdicts, broken = _judged_now(settings, policy, recordings, "verdicts", "violations")
     violations: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(broken, key=lambda row: row["start_ms"]):
         violations.setdefault(row["recording_id"], []).append(row)

@@ -24,7 +24,7 @@ def packaged() -> Any:
     return yaml.safe_load(DEFAULT_PACK.read_text())
 
 
-@pytest.mark.parametrize("name", ["check", "explain", "test"])
+@pytest.mark.parametrize("name", ["check", "explain", "test", "diff", "promote", "history"])
 def test_the_help_of_a_command_has_an_example_of_it(name: str) -> None:
     assert f"compliance policy {name}" in get_command(app).commands[name].help  # type: ignore[attr-defined]
     assert name in runner.invoke(app, ["--help"]).output
@@ -130,3 +130,9 @@ def test_a_missing_pack_is_one_line(tmp_path: Path) -> None:
     shown = runner.invoke(app, ["test", str(tmp_path / "absent.yaml")])
     assert shown.exit_code == 1
     assert "absent.yaml" in shown.output
+
+
+def test_a_what_if_and_a_reason_for_none_are_not_both_taken() -> None:
+    refused = runner.invoke(app, ["promote", "any.yaml", "--diff", "1f2e3d4c5b6a", "--without-diff", "in haste"])
+    assert refused.exit_code == 2
+    assert "not both" in " ".join(refused.output.split())

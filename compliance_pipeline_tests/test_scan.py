@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from compliance_pipeline.cli import app
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.intake.inbox import Inbox, State
+from compliance_pipeline.promotion import promote
 from compliance_pipeline.sandbox.calls import Container, Damage, Kind, make_recording
 from compliance_pipeline.scan import ScanInProgress, ScanResult, scan
-from compliance_pipeline.screening.policy import DEFAULT_PACK
+from compliance_pipeline.screening.policy import DEFAULT_PACK, PolicyError, load_policy
 from compliance_pipeline.settings import Settings
 from compliance_pipeline_tests.canaries import Canaries
 from compliance_pipeline_tests.intake.samples import incoming
@@ -299,6 +300,7 @@ from pathlib import Path
 from compliance_pipeline import scan as scans
 from compliance_pipeline.intake.inbox import Inbox
 from compliance_pipeline.platforms import folder
+from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.settings import Settings
 from compliance_pipeline.clock import utc_now
 from datetime import timedelta
@@ -306,7 +308,7 @@ from datetime import timedelta
 settings = Settings(home=Path(sys.argv[2]) / "scan")
 inbox = Inbox(settings.inbox_database_url)
 inbox.create()
-scans._announce(settings, inbox, folder.from_settings(Path(sys.argv[1]), settings).recordings())
+scans._announce(settings, load_policy(), inbox, folder.from_settings(Path(sys.argv[1]), settings).recordings())
 [work] = inbox.pending(utc_now())
 inbox.claim(work.partition_hour, "a run", utc_now(), timedelta(minutes=2), 1)
 os._exit(9)
@@ -349,6 +351,26 @@ def test_another_policy_judges_the_same_files_again(tmp_path: Path, monkeypatch:
     pack.write_text(DEFAULT_PACK.read_text().replace("min_confidence: 0.8", "min_confidence: 1.0"))
     monkeypatch.setenv("COMPLIANCE_POLICY", str(pack))
     assert verdicts(scanned(folder, home)) == {"a.json": "REVIEW_REQUIRED"}
+
+
+def test_the_pack_that_was_promoted_judges_in_a_scan_too(tmp_path: Path) -> None:
+    folder, home = write(tmp_path / "mine", {"a.json": CARD.media}), tmp_path / "home"
+    assert verdicts(scanned(folder, home)) == {"a.json": "VIOLATION_DETECTED"}
+    pack = tmp_path / "pack.yaml"
+    pack.write_text(DEFAULT_PACK.read_text().replace("min_confidence: 0.8", "min_confidence: 1.0"))
+    settings = Settings(home=home)
+    inbox = Inbox(settings.inbox_database_url)
+    inbox.create()
+    promote(settings, inbox.engine, load_policy(pack), "anna", utc_now(), without_diff="for a test")
+    inbox.close()
+    assert verdicts(scanned(folder, home)) == {"a.json": "REVIEW_REQUIRED"}
+
+
+def test_an_inbox_that_does_not_answer_is_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine", {"a.json": CARD.media})
+    unreachable = Settings(home=tmp_path / "home", inbox_url="postgresql+psycopg://127.0.0.1:1/none")
+    with pytest.raises(PolicyError, match="see `compliance doctor`"):
+        next(scan(folder, unreachable))
 
 
 def test_an_inbox_set_by_variable_is_not_the_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

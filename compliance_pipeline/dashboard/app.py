@@ -14,13 +14,13 @@ from starlette.types import Scope
 from compliance_pipeline import database
 from compliance_pipeline.asgi import Rejected, healthz
 from compliance_pipeline.clock import Clock, utc_now
-from compliance_pipeline.dashboard import api, exports, operations, overview, policies, recordings, violations
+from compliance_pipeline.dashboard import api, exports, operations, overview, policies, recordings, violations, what_if
 from compliance_pipeline.dashboard.access import Access, Guard, Notice, Role, needs
 from compliance_pipeline.dashboard.pages import STATIC, Board, render
 from compliance_pipeline.figures.snapshots import NoSnapshot, folder_of
 from compliance_pipeline.settings import Settings
 
-PAGES = (overview, violations, recordings, operations, policies, api, exports)
+PAGES = (overview, violations, recordings, operations, policies, what_if, api, exports)
 
 
 class _Assets(StaticFiles):

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +22,8 @@ from compliance_pipeline.figures.figures import (
     wilson,
 )
 from compliance_pipeline.figures.snapshots import Snapshot
-from compliance_pipeline.screening.policy import DEFAULT_PACK, PolicyError, load_policy
+from compliance_pipeline.promotion import last_promoted, live_policy
+from compliance_pipeline.screening.policy import PolicyError
 
 CHOICES = ("queue", "channel", "direction", "severity", "policy_version")
 
@@ -56,21 +55,6 @@ class Line:
         """Of a rule that found nothing, the upper end of its rate's interval."""
         interval = wilson(0, self.screened)
         return interval[1] if interval else None
-
-
-@lru_cache(maxsize=4)
-def _pack(path: Path, _changed_ns: int) -> PolicyPack:
-    return load_policy(path)
-
-
-def live_pack(path: Path | None) -> PolicyPack:
-    """What the next run judges by; read anew when its file changed. Raises PolicyError."""
-    path = path or DEFAULT_PACK
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        changed = 0
-    return _pack(path, changed)
 
 
 def undetermined(snapshot: Snapshot, chosen: Filter) -> dict[str, int]:
@@ -134,7 +118,7 @@ def show(request: Request) -> Response:
     refused: str | None = None
     pack: PolicyPack | None = None
     try:
-        pack = live_pack(board.settings.policy)
+        pack = live_policy(board.settings, board.engine)
     except PolicyError as error:
         refused = str(error)
     chosen = view.having(CHOICES)
@@ -155,6 +139,7 @@ def show(request: Request) -> Response:
         choices=CHOICES,
         pack=pack,
         source=board.settings.policy,
+        promoted=None if board.settings.policy else last_promoted(board.engine),
         refused=refused,
         versions=versions,
         lines=shown,

@@ -41,10 +41,11 @@ from compliance_pipeline.ledger import Entry
 from compliance_pipeline.media.decode import UnscreenableMedia
 from compliance_pipeline.media.vault import Vault, VaultError, vault_of
 from compliance_pipeline.plain_text import NotPlain
+from compliance_pipeline.promotion import live_policy
 from compliance_pipeline.remediation.undone import DEAD
 from compliance_pipeline.retention import EVERYTHING, PLATFORM, holds, purges
 from compliance_pipeline.reviews import Decision, NotDecided
-from compliance_pipeline.screening.policy import PolicyError, load_policy
+from compliance_pipeline.screening.policy import PolicyError
 
 MOST_EVENTS = 200
 """Of the ledger's entries the newest are shown; `compliance audit show` has all."""
@@ -80,7 +81,7 @@ class Stores:
     def rules(self) -> Mapping[str, Rule]:
         """Of the policy pack that is set now, by id: for titles and guidance."""
         try:
-            return {rule.id: rule for rule in load_policy(self._board.settings.policy).rules}
+            return {rule.id: rule for rule in live_policy(self._board.settings, self._board.engine).rules}
         except PolicyError:
             return {}
 

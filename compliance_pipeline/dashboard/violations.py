@@ -14,7 +14,6 @@ from compliance_pipeline import reviews
 from compliance_pipeline.dashboard.access import Role, needs
 from compliance_pipeline.dashboard.api import key_of, key_text
 from compliance_pipeline.dashboard.pages import Board, board_of, render, view_of
-from compliance_pipeline.dashboard.policies import live_pack
 from compliance_pipeline.dashboard.view import SEVERITIES, View
 from compliance_pipeline.figures.chosen import DAY, floor_hour
 from compliance_pipeline.figures.figures import (
@@ -31,6 +30,7 @@ from compliance_pipeline.figures.figures import (
 )
 from compliance_pipeline.figures.snapshots import Snapshot
 from compliance_pipeline.figures.violations import broken
+from compliance_pipeline.promotion import live_policy
 from compliance_pipeline.screening.policy import PolicyError
 
 ROWS = 50
@@ -85,7 +85,7 @@ def listed(board: Board, rows: Sequence[ViolationRow]) -> list[Listed]:
 def titles(board: Board) -> dict[str, str]:
     """What the live pack calls its rules; nothing where it can't be used, which the policies' page tells."""
     try:
-        return {rule.id: rule.title for rule in live_pack(board.settings.policy).rules}
+        return {rule.id: rule.title for rule in live_policy(board.settings, board.engine).rules}
     except PolicyError:
         return {}
 
