@@ -9,6 +9,7 @@ from typing import Any
 
 from compliance_pipeline import ledger
 from compliance_pipeline.ledger import Entry
+from compliance_pipeline.platforms.canary import is_canary
 from compliance_pipeline.remediation.plan import idempotency_key
 from compliance_pipeline.remediation.undone import BY_HAND
 from compliance_pipeline.steps import Pipeline
@@ -17,10 +18,12 @@ ACTOR = "pipeline"
 
 
 def record(pipeline: Pipeline, hour: datetime, recording_ids: Sequence[str]) -> int:
-    """Enter into the ledger what it lacks of these recordings of one hour; how many entries that was."""
-    if not recording_ids:
+    """Enter into the ledger what it lacks of these recordings of one hour; how many entries that was. Of canaries
+    none: what was done about them was done nowhere."""
+    real = [recording_id for recording_id in recording_ids if not is_canary(recording_id)]
+    if not real:
         return 0
-    of = {"hour": hour, "ids": list(recording_ids)}
+    of = {"hour": hour, "ids": real}
     entries = [
         entry
         for table, entry_of in (("media", _fetched), ("verdicts", _verdict), ("remediations", _action))

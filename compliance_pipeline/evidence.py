@@ -105,6 +105,8 @@ FROM violations v
 LEFT JOIN evidence e
     ON e.partition_hour = v.partition_hour AND e.recording_id = v.recording_id
     AND e.engine_version = v.engine_version AND e.finding_no = v.finding_no
+ANTI JOIN (FROM recordings WHERE partition_hour >= $since AND source = 'canary') c
+    ON c.partition_hour = v.partition_hour AND c.recording_id = v.recording_id
 WHERE v.partition_hour >= $since AND v.engine_version = $engine AND v.finding_no IS NOT NULL
   AND (e.status IS NULL OR (e.status = 'unavailable' AND e.made_at < $tried AND NOT list_contains($final, e.reason)))
 ORDER BY 1 DESC
@@ -182,7 +184,8 @@ SELECT
     EXISTS (FROM findings c WHERE c.partition_hour = f.partition_hour AND c.recording_id = f.recording_id
             AND list_contains($codes, c.kind)) AS has_code
 FROM findings f
-JOIN recordings r ON r.partition_hour = f.partition_hour AND r.recording_id = f.recording_id
+JOIN recordings r
+    ON r.partition_hour = f.partition_hour AND r.recording_id = f.recording_id AND r.source <> 'canary'
 LEFT JOIN media m
     ON m.partition_hour = f.partition_hour AND m.recording_id = f.recording_id AND m.engine_version = f.engine_version
 LEFT JOIN evidence e

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from compliance_pipeline.contracts.event import CANARY
 from compliance_pipeline.contracts.verdict import Verdict
 from compliance_pipeline.objective import Objective
 from compliance_pipeline.platforms.port import PlatformError
@@ -64,7 +65,9 @@ def every_violation_is_remediated(pipeline: Pipeline, hour: datetime) -> Answer:
         "count(*) FILTER (r.status NOT IN ('done', 'waiting', 'dropped')) AS undone "
         "FROM latest_verdicts v LEFT JOIN latest_remediations r "
         "ON r.partition_hour = v.partition_hour AND r.recording_id = v.recording_id "
-        "WHERE v.partition_hour = $hour AND v.rule_id IS NOT NULL GROUP BY v.recording_id",
+        "WHERE v.partition_hour = $hour AND v.rule_id IS NOT NULL AND v.recording_id NOT IN "
+        "(SELECT recording_id FROM recordings WHERE partition_hour = $hour AND source = 'canary') "
+        "GROUP BY v.recording_id",
         {"hour": hour},
     )
     open_ids = [row["recording_id"] for row in rows if not row["planned"] or row["undone"]]
@@ -140,9 +143,16 @@ def every_recording_is_accounted_for(pipeline: Pipeline, hour: datetime) -> Answ
     from compliance_pipeline.intake.hours import partition_hour
     from compliance_pipeline.intake.inbox import OPEN_STATES, State
 
-    items = [item for item in pipeline.inbox.items(partition_hour(hour)) if item.state is not State.LISTED]
+    items = [
+        item
+        for item in pipeline.inbox.items(partition_hour(hour))
+        if item.state is not State.LISTED and item.source != CANARY
+    ]
     rows = pipeline.warehouse.select(
-        "SELECT recording_id, unscreenable_reason FROM latest_verdicts WHERE partition_hour = $hour", {"hour": hour}
+        "SELECT recording_id, unscreenable_reason FROM latest_verdicts WHERE partition_hour = $hour "
+        "AND recording_id NOT IN (SELECT recording_id FROM recordings WHERE partition_hour = $hour "
+        "AND source = 'canary')",
+        {"hour": hour},
     )
     judged = {row["recording_id"] for row in rows}
     lost = [item.recording_id for item in items if item.state is State.DONE and item.recording_id not in judged]
@@ -180,6 +190,19 @@ def nothing_is_missing(pipeline: Pipeline, since: datetime) -> Answer:
     )
 
 
+def every_canary_was_flagged(pipeline: Pipeline, since: datetime) -> Answer:
+    """Every synthetic violation put in lately was flagged for its rule, within three times the objective."""
+    from compliance_pipeline import canaries
+
+    found = canaries.fates(pipeline.inbox.engine, since)
+    whole = canaries.recall(found)
+    missed = sorted({fate.name for fate in canaries.missed(pipeline.inbox.engine, since)})
+    facts: dict[str, Any] = {"canaries": whole.canaries, "flagged": whole.flagged, "missed": missed}
+    if whole.p95_s is not None:
+        facts["P95 seconds"] = round(whole.p95_s, 3)
+    return Answer(not missed, f"{whole.flagged} of {whole.canaries} canaries were flagged in time.", facts=facts)
+
+
 def snapshot_says_what_the_warehouse_says(pipeline: Pipeline, since: datetime) -> Answer:
     """What pages and reports count of whole hours is what the warehouse holds of them."""
     from compliance_pipeline.figures.snapshots import NoSnapshot, Snapshot, folder_of
@@ -197,10 +220,11 @@ def snapshot_says_what_the_warehouse_says(pipeline: Pipeline, since: datetime) -
     finally:
         snapshot.close()
     held = pipeline.warehouse.select(
+        "WITH canaries AS (SELECT recording_id FROM recordings WHERE partition_hour >= $since AND source = 'canary') "
         "SELECT partition_hour, count(DISTINCT recording_id) AS verdicts, "
-        "(SELECT count(*) FROM stage_times s WHERE s.partition_hour = v.partition_hour AND stage = 'flagged') "
-        "AS flagged "
-        "FROM verdicts v WHERE partition_hour >= $since GROUP BY ALL",
+        "(SELECT count(*) FROM stage_times s WHERE s.partition_hour = v.partition_hour AND stage = 'flagged' "
+        "AND recording_id NOT IN (FROM canaries)) AS flagged "
+        "FROM verdicts v WHERE partition_hour >= $since AND recording_id NOT IN (FROM canaries) GROUP BY ALL",
         {"since": since},
     )
     # Last, so that what was stored meanwhile is not taken for a difference.

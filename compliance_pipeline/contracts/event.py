@@ -7,6 +7,9 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+CANARY = "canary"
+"""Source of synthetic recordings that must be flagged (`canaries`): whatever counts recordings leaves theirs out."""
+
 
 class EventType(StrEnum):
     """The lifecycle events of the guide, in the order in which a recording goes through them."""

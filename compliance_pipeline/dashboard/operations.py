@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from compliance_pipeline import breaker, database, tallies
+from compliance_pipeline import breaker, canaries, database, tallies
+from compliance_pipeline.contracts.event import CANARY
 from compliance_pipeline.dashboard.access import Role, needs
 from compliance_pipeline.dashboard.overview import stack, undone
 from compliance_pipeline.dashboard.pages import Board, board_of, bucket, count, render, view_of, when
@@ -190,7 +191,7 @@ def held(engine: sa.Engine) -> dict[str, list[Held]]:
             sa.func.max(row.updated_at, type_=database.UtcTime),
             sa.func.min(row.recording_id),
         )
-        .where(row.state.in_((State.DEAD, State.DEFERRED, State.NEW, State.CLAIMED)))
+        .where(row.state.in_((State.DEAD, State.DEFERRED, State.NEW, State.CLAIMED)), row.source != CANARY)
         .group_by(row.state, reason)
         .order_by(recordings.desc(), reason)
     )
@@ -212,6 +213,29 @@ def failing(snapshot: Snapshot, chosen: Filter) -> list[dict[str, Any]]:
         if len(found) >= FAILING_SHOWN:
             break
     return sorted(found, key=lambda one: one["status"] != "dead")[:FAILING_SHOWN]
+
+
+@dataclass(frozen=True, slots=True)
+class OfRule:
+    """channels: of the last day, by channel. day, week: of all channels."""
+
+    rule_id: str
+    channels: dict[str, canaries.Recall]
+    day: canaries.Recall
+    week: canaries.Recall
+
+
+def live_recall(engine: sa.Engine, now: datetime) -> list[OfRule]:
+    """What became of the canaries of the last seven days, by rule; those with a miss in them first."""
+    found = []
+    for rule_id, channels in canaries.by_rule(canaries.fates(engine, now - canaries.WEEK)).items():
+        lately = {
+            channel: [fate for fate in its if fate.injected_at >= now - canaries.DAY]
+            for channel, its in channels.items()
+        }
+        day, week = (canaries.recall(fate for its in of.values() for fate in its) for of in (lately, channels))
+        found.append(OfRule(rule_id, {name: canaries.recall(its) for name, its in lately.items()}, day, week))
+    return sorted(found, key=lambda one: (1 if one.week.share is None else one.week.share, one.rule_id))
 
 
 def refused(engine: sa.Engine, since: datetime) -> list[tuple[str, int]]:
@@ -292,6 +316,8 @@ def show(request: Request) -> Response:
         totals=totals,
         reasons_shown=REASONS_SHOWN,
         refused=refused(board.engine, chosen.start),
+        recall=live_recall(board.engine, now),
+        missed_after=canaries.MISSED_AFTER,
         now=now.astimezone(UTC),
     )
 

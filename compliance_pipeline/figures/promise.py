@@ -167,7 +167,7 @@ def headline(snapshot: Snapshot, chosen: Filter, objective: Objective) -> Headli
         p95_before_s=flagged_p95_s(snapshot, chosen.before),
         burn_rate=burn_rate(counted, objective),
         budget_left=next(reversed(budget_series(snapshot, chosen, objective).left), None),
-        windows=_burns(snapshot, chosen, objective),
+        windows=burn_windows(snapshot, chosen, objective),
         violations=of_violations.violations,
         violations_before=broken(snapshot, chosen.before).violations,
         open=of_violations.open,
@@ -179,7 +179,7 @@ def headline(snapshot: Snapshot, chosen: Filter, objective: Objective) -> Headli
     )
 
 
-def _burns(snapshot: Snapshot, chosen: Filter, objective: Objective) -> tuple[BurnWindow, ...]:
+def burn_windows(snapshot: Snapshot, chosen: Filter, objective: Objective) -> tuple[BurnWindow, ...]:
     """Of BURN_WINDOWS, up to the window's end, or to the newest data where that is earlier."""
     data_to = snapshot.manifest.data_to
     now = replace(chosen, end=min(chosen.end, data_to))

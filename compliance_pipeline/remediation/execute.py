@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from compliance_pipeline import notify
 from compliance_pipeline.contracts.policy import Action, Priority, Severity
 from compliance_pipeline.contracts.work_item import SupervisorCallback, WorkItem
+from compliance_pipeline.platforms.canary import is_canary
 from compliance_pipeline.platforms.port import NotSupported, Platform, PlatformError, PlatformHeld, Unavailable
 from compliance_pipeline.remediation.plan import PlannedAction
 
@@ -115,6 +116,8 @@ def _do(platform: Platform, planned: PlannedAction, means: Means, now: datetime)
             )
             return platform.request_callback(callback)
         case Action.NOTIFY:
+            if is_canary(violation.recording_id):
+                return None
             title = f"{violation.verdict}: {violation.violation_type}"
             notify.send(means.notify_urls, wanted.to or "", title, f"{summary}\nRecording {violation.recording_id}")
             return None

@@ -80,7 +80,7 @@ SELECT
     s.seconds['judged'] AS judged_s,
     s.seconds['flagged'] AS flagged_s
 FROM known k
-FULL JOIN (FROM recordings WHERE partition_hour = $hour) r USING (recording_id)
+FULL JOIN (FROM recordings WHERE partition_hour = $hour AND source <> 'canary') r USING (recording_id)
 LEFT JOIN newest v ON v.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN stages s ON s.recording_id = coalesce(r.recording_id, k.recording_id)
 LEFT JOIN actions a ON a.recording_id = coalesce(r.recording_id, k.recording_id)
