@@ -1,7 +1,6 @@
 """The processes of deploy/Procfile on this machine: their environment, starting, killing and stopping them."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,11 +12,14 @@ from pathlib import Path
 from typing import Literal, Self
 
 import httpx
+from sqlalchemy import make_url
 
 from compliance_pipeline.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCFILE = ROOT / "deploy" / "Procfile"
+SERVER_PROFILE = ROOT / "deploy" / "dagster.server.yaml"
+WORKER = "exec compliance worker"
 STOP_TIMEOUT_S = 10.0
 
 
@@ -55,7 +57,15 @@ def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_op
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     dagster_home = home / "dagster"
     dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
+    postgres = dagster_postgres_url(settings)
+    instance = (SERVER_PROFILE if postgres else ROOT / "dagster.yaml").read_text()
+    launchers = ("WatchedRunLauncher", "WorkerRunLauncher")
+    # Runs wait for a worker as long as it takes; a process of its own begins at once or not at all.
+    timeouts = ("start_timeout_seconds: 60,", "start_timeout_seconds: 900,")
+    for pair in (launchers, timeouts):
+        instance = instance.replace(*pair if settings.workers else pair[::-1])
+    instance = instance.replace("max_concurrent_runs: 16", f"max_concurrent_runs: {4 * max(1, settings.workers)}")
+    (dagster_home / "dagster.yaml").write_text(instance)
     workspace = home / "workspace.yaml"
     workspace.write_text((ROOT / "workspace.yaml").read_text().replace("port: 4266", f"port: {code_port}"))
     return {
@@ -73,8 +83,28 @@ def environment(settings: Settings, *, code_port: int, web_port: int, sandbox_op
         "COMPLIANCE_WEB_PORT": str(web_port),
         "COMPLIANCE_DAGSTER_URL": os.environ.get("COMPLIANCE_DAGSTER_URL", f"http://127.0.0.1:{web_port}"),
         "COMPLIANCE_WORKSPACE": str(workspace),
+        "COMPLIANCE_WORKERS": str(settings.workers),
         "COMPLIANCE_SANDBOX_OPTIONS": sandbox_options,
+        # Each recording sensor holds one while it waits for work; by default there are four more than cores.
+        "DAGSTER_CODE_SERVER_MAX_WORKERS": "16",
+        "DAGSTER_GRPC_MAX_WORKERS": "16",
+        **({"DAGSTER_POSTGRES_URL": postgres} if postgres else {}),
     }
+
+
+def dagster_postgres_url(settings: Settings) -> str | None:
+    """Where Dagster keeps its runs when the inbox is in Postgres: there too, if nothing else is said."""
+    url = make_url(settings.inbox_database_url)
+    if url.get_backend_name() != "postgresql":
+        return None
+    # Dagster's own driver: of a URL that names none, SQLAlchemy takes another.
+    beside = url.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    return os.environ.get("DAGSTER_POSTGRES_URL") or beside
+
+
+def worker_commands(settings: Settings) -> dict[str, str]:
+    """Name and command of each warm worker, as lines of the Procfile."""
+    return {f"worker-{number}": WORKER for number in range(1, settings.workers + 1)}
 
 
 class Stack:
@@ -90,11 +120,15 @@ class Stack:
         sandbox_options: str = "",
         profile: Literal["guide", "cloud"] = "guide",
         queue_url: str | None = None,
+        inbox_url: str | None = None,
+        workers: int = 0,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = Settings(
             home=home,
-            inbox_url=None,
+            inbox_url=inbox_url,
+            workers=workers,
+            warehouse_url=None,
             host="127.0.0.1",
             platform_profile=profile,
             platform_url=f"http://127.0.0.1:{free_port()}",
@@ -107,8 +141,9 @@ class Stack:
             self.settings, code_port=self._code_port, web_port=free_port(), sandbox_options=sandbox_options
         )
         # Never the user's own inbox: the processes read the repository's .env, and a variable overrides it.
-        self.environment |= {"COMPLIANCE_INBOX_URL": "", "COMPLIANCE_HOST": "127.0.0.1", **(variables or {})}
-        self._commands = procfile()
+        self.environment |= {"COMPLIANCE_INBOX_URL": inbox_url or "", "COMPLIANCE_WAREHOUSE_URL": ""}
+        self.environment |= {"COMPLIANCE_HOST": "127.0.0.1", "COMPLIANCE_CANARIES": "false", **(variables or {})}
+        self._commands = procfile() | worker_commands(self.settings)
         self._logs = home / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -134,6 +169,9 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
 
     def kill(self, name: str) -> None:
         """kill -9 the process and its children."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
+from threading import Lock
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,13 @@ HOLD_S = 25.0
 """Dagster ends a tick after 60 s. Holding it hides that the daemon starts ticks 5 s apart."""
 OFFER_AGAIN = timedelta(minutes=2)
 LIVE_PRIORITY = "10"
+LIVE_HOUR_TAG = "compliance/live_hour"
+"""Of the sensor's runs alone: dagster.yaml limits how many of an hour run at once, and a backfill holds up none."""
 JUST_STARTED_S = 3.0
+RECORDING_SENSORS = 3
+"""The daemon starts ticks 5 s apart: while one asks for its run, the next watches already."""
+ASKED_S = 5.0
+"""Within this, Dagster makes the run that a tick has asked for."""
 EVIDENCE_LOOK_BACK = timedelta(days=2)
 RETRY_FROM_THE_CLAIM = {"dagster/retry_strategy": "ALL_STEPS"}
 """A retry claims anew, so that each death of a run is counted against the recordings that it had."""
@@ -36,7 +43,7 @@ flag_recordings = dg.define_asset_job(
     selection=dg.AssetSelection.all()
     - dg.AssetSelection.groups("assurance")
     - dg.AssetSelection.assets("evidence", "snapshot")
-    - dg.AssetSelection.checks_for_assets("snapshot"),
+    - dg.AssetSelection.checks_for_assets("snapshot", "canaries"),
     executor_def=dg.in_process_executor,
     description="One micro-batch of an hour: from newly available recordings to flags, remediation and figures.",
 )
@@ -52,7 +59,7 @@ keep_evidence = dg.define_asset_job(
 
 reconcile = dg.define_asset_job(
     "reconcile",
-    selection=dg.AssetSelection.assets("reconciliation") | dg.AssetSelection.checks_for_assets("snapshot"),
+    selection=dg.AssetSelection.assets("reconciliation") | dg.AssetSelection.checks_for_assets("snapshot", "canaries"),
     executor_def=dg.in_process_executor,
     description="Asks the platform what became available in the last hours, and takes in what no event announced.",
 )
@@ -101,53 +108,99 @@ def wanted_runs(
     return [(run_key(work, now), work) for work in pending if work.partition_hour not in in_flight]
 
 
-def partitions_in_flight(instance: dg.DagsterInstance) -> set[str]:
-    """Partitions with a run that has yet to claim: it will take what arrives until then."""
-    records = instance.get_run_records(dg.RunsFilter(job_name=flag_recordings.name, statuses=UNDER_WAY))
+def partitions_in_flight(
+    instance: dg.DagsterInstance, has_claimed: Callable[[str], bool] = lambda _owner: False
+) -> set[str]:
+    """Partitions with a live run that has yet to claim: it will take what arrives until then. A backfill's run may wait
+    for hours, so nothing waits for it."""
+    live = {TRIGGER_TAG: TRIGGERED_BY_INBOX}
+    records = instance.get_run_records(dg.RunsFilter(job_name=flag_recordings.name, statuses=UNDER_WAY, tags=live))
     just_now = utc_now().timestamp() - JUST_STARTED_S
     return {
         record.dagster_run.tags["dagster/partition"]
         for record in records
         if "dagster/partition" in record.dagster_run.tags
-        and (record.dagster_run.status in _WAITING or (record.start_time or 0) > just_now)
+        and (
+            record.dagster_run.status in _WAITING
+            or ((record.start_time or 0) > just_now and not has_claimed(owner_of(record.dagster_run)))
+        )
     }
 
 
-def wait_for_work(
-    inbox: "Inbox", in_flight: Callable[[], Collection[str]], hold_s: float
-) -> "list[tuple[str, PartitionWork]]":
-    """Look every 50 ms until a run is wanted or `hold_s` have passed."""
-    deadline = monotonic() + hold_s
-    while True:
-        now = utc_now()
-        pending = inbox.pending(now)
-        if pending and (wanted := wanted_runs(pending, in_flight(), now)):
-            return wanted
-        if monotonic() >= deadline:
+def owner_of(run: dg.DagsterRun) -> str:
+    """Whose claims a run's are: those of the run that it is a retry of."""
+    return run.root_run_id or run.run_id
+
+
+class Turns:
+    """The sensors of this process watch in turn. What one has asked for, the next does not ask for again: a run key
+    is known to one sensor only, and Dagster's run is there a moment later."""
+
+    def __init__(self) -> None:
+        self._watches = Lock()
+        self._asked: dict[str, float] = {}
+
+    def wait_for_work(
+        self, inbox: "Inbox", in_flight: Callable[[], Collection[str]], hold_s: float
+    ) -> "list[tuple[str, PartitionWork]]":
+        """Wait for the turn, then look every 50 ms until a run is wanted or `hold_s` have passed."""
+        deadline = monotonic() + hold_s
+        if not self._watches.acquire(timeout=max(0.0, hold_s)):
             return []
-        # In-flight runs are Dagster's to tell and cost a query: asked only while something is pending.
-        sleep(LOOK_EVERY_S * 5 if pending else LOOK_EVERY_S)
+        try:
+            while True:
+                now = utc_now()
+                pending = inbox.pending(now)
+                if pending and (wanted := wanted_runs(pending, self._taken_care_of(in_flight()), now)):
+                    self._asked |= {work.partition_hour: monotonic() for _, work in wanted}
+                    return wanted
+                if monotonic() >= deadline:
+                    return []
+                # In-flight runs are Dagster's to tell and cost a query: asked only while something is pending.
+                sleep(LOOK_EVERY_S * 5 if pending else LOOK_EVERY_S)
+        finally:
+            self._watches.release()
+
+    def _taken_care_of(self, in_flight: Collection[str]) -> set[str]:
+        since = monotonic() - ASKED_S
+        self._asked = {hour: at for hour, at in self._asked.items() if at > since and hour not in in_flight}
+        return {*in_flight, *self._asked}
 
 
-@dg.sensor(
-    job=flag_recordings,
-    minimum_interval_seconds=1,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def recording_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Watches the inbox for recordings to flag and asks for one run per hour that has some, newest first.
+_turns = Turns()
 
-    Holds while the circuit breaker of the engine or of the platform is open.
-    """
-    from compliance_pipeline.intake.inbox import Inbox
-    from compliance_pipeline.settings import Settings
 
-    inbox = Inbox(Settings().inbox_database_url)
-    try:
-        inbox.create()
-        return look(inbox, context.instance)
-    finally:
-        inbox.close()
+def _recording_sensor(name: str) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        job=flag_recordings,
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        """Watches the inbox for recordings to flag and asks for one run per hour that has some, newest first.
+
+        Holds while the circuit breaker of the engine or of the platform is open. There are several, which take turns:
+        a tick that found work ends, and Dagster starts the next one up to 5 s later.
+        """
+        from compliance_pipeline.intake.inbox import Inbox
+        from compliance_pipeline.settings import Settings
+
+        inbox = Inbox(Settings().inbox_database_url)
+        try:
+            inbox.create()
+            return look(inbox, context.instance, turns=_turns)
+        finally:
+            inbox.close()
+
+    return watch
+
+
+recording_sensors = [
+    _recording_sensor("recording_sensor" + (f"_{number}" if number > 1 else ""))
+    for number in range(1, RECORDING_SENSORS + 1)
+]
+recording_sensor = recording_sensors[0]
 
 
 def holds_runs(breaker: str) -> bool:
@@ -156,7 +209,9 @@ def holds_runs(breaker: str) -> bool:
     return breaker == ENGINE_BREAKER or (breaker.startswith("platform:") and "/" not in breaker)
 
 
-def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -> dg.SensorResult | dg.SkipReason:
+def look(
+    inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S, turns: Turns | None = None
+) -> dg.SensorResult | dg.SkipReason:
     """One tick: the runs that are wanted, or why none is, after at most `hold_s`. Holds while a breaker is open that
     `holds_runs`; goes on when it is due for its probes, for only runs make them."""
     from compliance_pipeline.breaker import states
@@ -168,7 +223,10 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
                 return dg.SkipReason(f"{one.name} has failed: its circuit breaker holds until {one.held_until:%T} UTC.")
         return None
 
-    wanted = [] if held() else wait_for_work(inbox, lambda: partitions_in_flight(instance), hold_s)
+    def in_flight() -> set[str]:
+        return partitions_in_flight(instance, has_claimed=lambda owner: bool(inbox.claimed(owner)))
+
+    wanted = [] if held() else (turns or Turns()).wait_for_work(inbox, in_flight, hold_s)
     if skip := held():
         return skip
     if not wanted:
@@ -178,7 +236,12 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
             dg.RunRequest(
                 run_key=key,
                 partition_key=work.partition_hour,
-                tags={"dagster/priority": LIVE_PRIORITY, TRIGGER_TAG: TRIGGERED_BY_INBOX, **RETRY_FROM_THE_CLAIM},
+                tags={
+                    "dagster/priority": LIVE_PRIORITY,
+                    TRIGGER_TAG: TRIGGERED_BY_INBOX,
+                    LIVE_HOUR_TAG: work.partition_hour,
+                    **RETRY_FROM_THE_CLAIM,
+                },
             )
             for key, work in wanted
         ],
@@ -193,35 +256,36 @@ def look(inbox: "Inbox", instance: dg.DagsterInstance, hold_s: float = HOLD_S) -
 def evidence_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Asks for masked clips where something was found and has none yet; one run at a time."""
     from compliance_pipeline.evidence import hours_that_lack_evidence
+    from compliance_pipeline.promotion import live_policy_of
     from compliance_pipeline.screening.engine import from_settings
-    from compliance_pipeline.screening.policy import load_policy
     from compliance_pipeline.settings import Settings
-    from compliance_pipeline.warehouse.warehouse import Warehouse
+    from compliance_pipeline.warehouse.warehouse import warehouse_of
 
     settings = Settings()
-    if settings.engine_url or not settings.warehouse_path.exists():
+    if settings.engine_url or not warehouse_of(settings).exists():
         return dg.SkipReason("The embedded engine has found nothing yet.")
     under_way = dg.RunsFilter(job_name=keep_evidence.name, statuses=UNDER_WAY)
     if context.instance.get_runs_count(under_way):
         return dg.SkipReason("A run makes clips already.")
-    engine, now = from_settings(settings, load_policy(settings.policy)), utc_now()
-    warehouse = Warehouse(settings.warehouse_path)
+    engine, now = from_settings(settings, live_policy_of(settings)), utc_now()
+    warehouse = warehouse_of(settings)
     if not hours_that_lack_evidence(warehouse, engine.version, now - EVIDENCE_LOOK_BACK, now):
         return dg.SkipReason("Every finding has its clip, or a reason why there is none.")
     return dg.RunRequest()
 
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
-def alert_sensor(_context: dg.SensorEvaluationContext) -> dg.SkipReason:
+def alert_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Tells people what needs them: to the channel `alerts`, and to the log. Starts no run."""
     from compliance_pipeline.alerts import send_due
     from compliance_pipeline.database import connect
+    from compliance_pipeline.orchestration.alerting import others
     from compliance_pipeline.settings import Settings
 
-    settings = Settings()
+    settings, now = Settings(), utc_now()
     operational = connect(settings.inbox_database_url)
     try:
-        report = send_due(operational, settings.notify_urls, utc_now())
+        report = send_due(operational, settings.notify_urls, now, others(context.instance, settings, now))
     finally:
         operational.dispose()
     return dg.SkipReason(report)
@@ -236,10 +300,10 @@ def snapshot_sensor(_context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     from compliance_pipeline.intake.inbox import Inbox
     from compliance_pipeline.objective import Objective
     from compliance_pipeline.settings import Settings
-    from compliance_pipeline.warehouse.warehouse import Warehouse, WarehouseBusy
+    from compliance_pipeline.warehouse.warehouse import WarehouseBusy, warehouse_of
 
     settings = Settings()
-    warehouse = Warehouse(settings.warehouse_path, lock_timeout_s=PUBLISH_WAIT_S)
+    warehouse = warehouse_of(settings, lock_timeout_s=PUBLISH_WAIT_S)
     inbox = Inbox(settings.inbox_database_url)
     try:
         inbox.create()

@@ -88,7 +88,7 @@ def in_flight(
         job_name=flag_recordings.name,
         run_id=str(uuid.uuid4()),
         status=dg.DagsterRunStatus.NOT_STARTED if started_s_ago is not None else status,
-        tags={"dagster/partition": partition},
+        tags={"dagster/partition": partition, TRIGGER_TAG: TRIGGERED_BY_INBOX},
         remote_job_origin=ORIGIN.get_job_origin(flag_recordings.name),
     )
     instance.add_run(run)
@@ -250,14 +250,18 @@ def test_while_the_probes_are_under_way_it_launches_nothing_into_them(
 
 
 def test_the_alert_sensor_tells_of_an_opening_once(
-    inbox: Inbox, tmp_path: Path, media_host: Server, monkeypatch: pytest.MonkeyPatch
+    inbox: Inbox,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    media_host: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COMPLIANCE_HOME", str(tmp_path))
     monkeypatch.setenv("COMPLIANCE_NOTIFY_URLS", json.dumps({"alerts": f"json{media_host.url.removeprefix('http')}/h"}))
     media_host.plan("POST", "/h", Reply(200))
     breaker = circuit_breaker(inbox.engine, ENGINE_BREAKER)
     breaker.open()
-    told = [alert_sensor(dg.build_sensor_context()) for _ in range(2)]
+    told = [alert_sensor(dg.build_sensor_context(instance)) for _ in range(2)]
     assert [one.skip_message for one in told if isinstance(one, dg.SkipReason)] == [
         "1 alerts told.",
         "Nothing to tell.",

