@@ -20,6 +20,8 @@ from rich.table import Table
 
 from compliance_pipeline import (
     audit_cli,
+    backfill_cli,
+    canary_cli,
     consume_cli,
     doctor_cli,
     evidence_cli,
@@ -29,6 +31,8 @@ from compliance_pipeline import (
     remediation_cli,
     report_cli,
     retention_cli,
+    warehouse_cli,
+    worker_cli,
 )
 from compliance_pipeline.sandbox import cli as sandbox_cli
 from compliance_pipeline.settings import Settings
@@ -119,10 +123,12 @@ def up(
     """
     from filelock import FileLock, Timeout
     from honcho.manager import Manager
+    from sqlalchemy.exc import SQLAlchemyError
 
     from compliance_pipeline.dashboard.access import AccessNotConfigured, refuse_open
-    from compliance_pipeline.screening.policy import PolicyError, load_policy
-    from compliance_pipeline.stack import environment, free_port, is_open, procfile
+    from compliance_pipeline.promotion import live_policy_of
+    from compliance_pipeline.screening.policy import PolicyError
+    from compliance_pipeline.stack import environment, free_port, is_open, procfile, worker_commands
 
     settings = settings_or_exit()
     platform = urlsplit(settings.platform_url)
@@ -141,11 +147,13 @@ def up(
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(settings.home / "up.lock", timeout=0)
     try:
-        load_policy(settings.policy)
+        live_policy_of(settings)
         refuse_open(settings)
         lock.acquire()
     except (PolicyError, AccessNotConfigured) as error:
         raise fail(str(error)) from None
+    except SQLAlchemyError as error:
+        raise fail(f"the inbox can't be read ({type(error).__name__}): see `compliance doctor`") from None
     except Timeout:
         raise fail(f"it runs already with the data folder {settings.home}; stop that, or set COMPLIANCE_HOME") from None
     if not sandboxed:
@@ -172,7 +180,7 @@ def up(
         highlight=False,
     )
     manager = Manager()
-    for name, command in procfile().items():
+    for name, command in (procfile() | worker_commands(settings)).items():
         if (name == "sandbox" and not sandboxed) or (name == "consumer" and not settings.queue_url):
             continue
         manager.add_process(name, command, env=variables)
@@ -222,6 +230,7 @@ def dashboard() -> None:
 
 
 app.add_typer(policy_cli.app, name="policy")
+app.command("backfill")(backfill_cli.backfill)
 app.add_typer(platform_cli.app, name="platform")
 app.command("consume")(consume_cli.consume)
 app.add_typer(sandbox_cli.app, name="sandbox")
@@ -232,8 +241,11 @@ app.add_typer(retention_cli.app, name="retention")
 app.command("hold")(retention_cli.hold)
 app.command("review")(retention_cli.review)
 app.add_typer(keys_cli.app, name="keys")
+app.add_typer(warehouse_cli.app, name="warehouse")
+app.command("worker")(worker_cli.worker)
 app.command("doctor")(doctor_cli.doctor)
 app.command("report")(report_cli.report)
+app.command("canaries")(canary_cli.canaries)
 engine_app = typer.Typer(no_args_is_help=True, help="The screening engine as a service of its own.")
 app.add_typer(engine_app, name="engine")
 
@@ -252,14 +264,15 @@ def serve_engine() -> None:
         COMPLIANCE_ENGINE_HOSTS='["127.0.0.1"]' compliance engine serve
     """
     from compliance_pipeline import asgi
+    from compliance_pipeline.promotion import live_policy_of
     from compliance_pipeline.screening.engine import from_settings
-    from compliance_pipeline.screening.policy import PolicyError, load_policy
+    from compliance_pipeline.screening.policy import PolicyError
     from compliance_pipeline.screening.recogniser import RecogniserError
     from compliance_pipeline.screening.service import create_engine_app
 
     settings = settings_or_exit()
     try:
-        policy = load_policy(settings.policy)
+        policy = live_policy_of(settings)
         engine = from_settings(settings, policy)
     except (PolicyError, RecogniserError) as error:
         raise fail(str(error)) from None

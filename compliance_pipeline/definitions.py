@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from compliance_pipeline.orchestration import assets, checks, resources, schedules, sensors
+from compliance_pipeline.orchestration import assets, canaries, checks, resources, schedules, sensors, what_if
 
 
 @dg.definitions
@@ -19,6 +19,7 @@ def compliance_pipeline() -> dg.Definitions:
             assets.retention,
             assets.marts,
             assets.snapshot,
+            canaries.canaries,
         ],
         asset_checks=[checks.hourly_checks, checks.reconciliation_checks],
         jobs=[
@@ -28,6 +29,7 @@ def compliance_pipeline() -> dg.Definitions:
             sensors.check_redaction,
             sensors.seal_ledger,
             sensors.apply_retention,
+            what_if.what_if_job,
         ],
         schedules=[
             schedules.reconcile_schedule,
@@ -35,7 +37,13 @@ def compliance_pipeline() -> dg.Definitions:
             schedules.ledger_schedule,
             schedules.retention_schedule,
         ],
-        sensors=[sensors.recording_sensor, sensors.evidence_sensor, sensors.alert_sensor, sensors.snapshot_sensor],
+        sensors=[
+            *sensors.recording_sensors,
+            sensors.evidence_sensor,
+            sensors.alert_sensor,
+            sensors.snapshot_sensor,
+            canaries.canary_sensor,
+        ],
         resources={"pipeline": resources.PipelineResource()},
         executor=dg.in_process_executor,
     )

@@ -35,6 +35,7 @@ MADE_SECRETS: dict[str, str | None] = {
     "engine": "engine_secret",
     "callback": "callback_secret",
     "client": "client_secret",
+    "warehouse": "warehouse_secret",
     "ledger": None,
     "links": None,
     "dead_messages": None,
@@ -99,7 +100,9 @@ def _permissions(settings: "Settings", _now: datetime) -> Iterator[Finding]:
         yield Finding(name, "ok", f"{home} is made at the first start")
         return
     folder, loose = home / "secrets", False
-    for path in (folder, *folder.rglob("*")) if folder.exists() else ():
+    # Where it is mounted read-only, its modes are the mount's, and can't be mended here.
+    mounted = folder.exists() and not os.access(folder, os.W_OK)
+    for path in (folder, *folder.rglob("*")) if folder.exists() and not mounted else ():
         mode = path.lstat().st_mode
         if not stat.S_ISLNK(mode) and mode & OTHERS:
             loose = True
@@ -118,7 +121,8 @@ def _permissions(settings: "Settings", _now: datetime) -> Iterator[Finding]:
     if not os.access(home, os.W_OK | os.X_OK):
         yield Finding(name, "bad", f"{home} can't be written", f"give it to this user: chown -R $(id -un) '{home}'")
     elif not loose:
-        yield Finding(name, "ok", f"{home} is writable, its secrets are this user's alone")
+        whose = "mounted read-only" if mounted else "this user's alone"
+        yield Finding(name, "ok", f"{home} is writable, its secrets are {whose}")
 
 
 def _disk(settings: "Settings", _now: datetime) -> Iterator[Finding]:
@@ -260,30 +264,50 @@ def _newest_data_key(settings: "Settings", data_keys: sa.Table) -> "sa.Row[Any, 
 def _warehouse(settings: "Settings", _now: datetime) -> Iterator[Finding]:
     import duckdb
 
-    from compliance_pipeline.warehouse.warehouse import Warehouse, WarehouseBusy, WarehouseDamaged
+    from compliance_pipeline.warehouse.warehouse import (
+        WarehouseBusy,
+        WarehouseDamaged,
+        WarehouseError,
+        WarehouseUnavailable,
+        warehouse_of,
+    )
 
-    name, path = "warehouse", settings.warehouse_path
-    if not path.exists():
+    name, path = "warehouse", settings.warehouse_url or settings.warehouse_path
+    is_secret = settings.warehouse_secret is not None or (settings.home / "secrets" / "warehouse").exists()
+    if settings.warehouse_url and not is_secret:
+        fix = "set COMPLIANCE_WAREHOUSE_SECRET to that of the server"
+        yield Finding(name, "bad", "the served warehouse's secret is not set", fix)
+        return
+    if not warehouse_of(settings).exists():
         yield Finding(name, "ok", f"{path} is made by the first run")
         return
     try:
-        [counted] = Warehouse(path, lock_timeout_s=10).select("SELECT count(*) AS verdicts FROM verdicts")
+        [counted] = warehouse_of(settings, lock_timeout_s=10).select("SELECT count(*) AS verdicts FROM verdicts")
+    except WarehouseUnavailable as error:
+        yield Finding(name, "bad", "the served warehouse can't be reached", str(error))
     except WarehouseBusy as error:
         yield Finding(name, "warn", "the warehouse is in use", str(error))
     except (WarehouseDamaged, duckdb.Error) as error:
         fix = "stop everything and restore your backup; what came in since is fetched again by a backfill"
         yield Finding(name, "bad", f"{path} does not open ({type(error).__name__})", fix)
+    except WarehouseError as error:
+        yield Finding(name, "bad", "the served warehouse can't be used", str(error))
     else:
         yield Finding(name, "ok", f"{path} opens: {counted['verdicts']} verdicts")
 
 
 def _policy(settings: "Settings", _now: datetime) -> Iterator[Finding]:
-    from compliance_pipeline.screening.policy import PolicyError, load_policy
+    from compliance_pipeline.promotion import live_policy_of
+    from compliance_pipeline.screening.policy import PolicyError
 
     try:
-        policy = load_policy(settings.policy)
-    except PolicyError:
-        pack = settings.policy or ""
+        policy = live_policy_of(settings)
+    except PolicyError as error:
+        pack = settings.policy
+        if pack is None:
+            fix = "promote one that can be used: compliance policy promote PACK --without-diff REASON"
+            yield Finding("policy", "bad", str(error), fix)
+            return
         yield Finding("policy", "bad", f"the pack {pack} is refused", f"see its faults: compliance policy check {pack}")
         return
     yield Finding("policy", "ok", policy.policy_version)

@@ -4,6 +4,7 @@ Each asset calls one step and reports what it did; what the step does belongs in
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +22,46 @@ if TYPE_CHECKING:
     from compliance_pipeline.warehouse.tables import SweepRow
 
 OWNERS = ["team:compliance-engineering"]
-WAREHOUSE_POOL = "warehouse"
-"""One run at a time writes DuckDB, whichever partition it is for."""
+CUSTODY_BATCH = 1_000
+"""Recordings whose entries for the ledger are held in memory at a time."""
+BACKFILL_TAG = "dagster/backfill"
+MOST_WAITS = 5
 
 
-def batch_of(context: dg.AssetExecutionContext) -> steps.Batch:
+def batches_of(context: dg.AssetExecutionContext) -> list[steps.Batch]:
+    """One for each hour of the run, newest first; of several hours the log says which one is under way."""
     run = context.run
     launch_time = context.instance.get_run_stats(run.run_id).launch_time
-    return steps.Batch(
-        partition_key=context.partition_key,
-        owner=run.root_run_id or run.run_id,
-        run_id=run.run_id,
-        whole_partition=not steps.is_triggered_by_inbox(run.tags),
-        launched_at=datetime.fromtimestamp(launch_time, UTC) if launch_time else utc_now(),
-    )
+    launched_at = datetime.fromtimestamp(launch_time, UTC) if launch_time else utc_now()
+    keys = sorted(context.partition_keys, reverse=True)
+    return [
+        steps.Batch(
+            partition_key=key,
+            owner=run.root_run_id or run.run_id,
+            run_id=run.run_id,
+            whole_partition=not steps.is_triggered_by_inbox(run.tags),
+            launched_at=launched_at,
+            leaves_open=len(keys) > 1 or BACKFILL_TAG in run.tags,
+        )
+        for key in keys
+    ]
+
+
+def _in_turn(context: dg.AssetExecutionContext) -> Iterator[steps.Batch]:
+    batches = batches_of(context)
+    for number, batch in enumerate(batches, 1):
+        if len(batches) > 1:
+            context.log.info("hour %s, %d of %d", batch.partition_key, number, len(batches))
+        yield batch
+
+
+@contextmanager
+def _after_others(pipeline: steps.Pipeline) -> Iterator[None]:
+    """Try again later where another run looks again at recordings of the hour: it may be one that died."""
+    try:
+        yield
+    except steps.HeldElsewhere as held:
+        raise dg.RetryRequested(MOST_WAITS, pipeline.settings.claim_seconds) from held
 
 
 def table_metadata(pipeline: steps.Pipeline, table: str, batch: steps.Batch) -> dict[str, Any]:
@@ -53,17 +80,15 @@ def table_metadata(pipeline: steps.Pipeline, table: str, batch: steps.Batch) -> 
     group_name="intake",
     owners=OWNERS,
     kinds={"python", "duckdb"},
-    pool=WAREHOUSE_POOL,
 )
-def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
     """Recordings that the platform announced in the hour: taken from the inbox, minimised, participants as tokens."""
     from compliance_pipeline.breaker import states
 
-    batch = batch_of(context)
-    items = steps.claim(pipeline.pipeline, batch)
-    failing = [one for one in states(pipeline.pipeline.inbox.engine, utc_now()) if one.state != "closed"]
-    return dg.MaterializeResult(
-        metadata={
+    for batch in _in_turn(context):
+        items = steps.claim(pipeline.pipeline, batch)
+        failing = [one for one in states(pipeline.pipeline.inbox.engine, utc_now()) if one.state != "closed"]
+        metadata = {
             **table_metadata(pipeline.pipeline, "recordings", batch),
             "recordings in this run": len(items),
             "duplicate events": sum(item.duplicates for item in items),
@@ -74,7 +99,7 @@ def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
             )
             or "all closed",
         }
-    )
+        context.add_asset_metadata(metadata, partition_key=batch.partition_key)
 
 
 @dg.multi_asset(
@@ -101,12 +126,25 @@ def recordings(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
     ],
     partitions_def=hourly,
     can_subset=True,
-    pool=WAREHOUSE_POOL,
 )
 def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
-    """Fetch and screen each recording in one pass, while its media arrives."""
-    batch = batch_of(context)
-    report = steps.screen_batch(pipeline.pipeline, batch)
+    """Fetch and screen each recording in one pass, while its media arrives.
+
+    With `verdicts` selected alone: from what was found before, without media (see `replay`).
+    """
+    selected = sorted(context.selected_asset_keys)
+    if selected == [dg.AssetKey("verdicts")]:
+        _replay(context, pipeline.pipeline)
+    else:
+        for batch in _in_turn(context):
+            with _after_others(pipeline.pipeline):
+                _screen(context, pipeline.pipeline, batch)
+    for key in selected:
+        yield dg.MaterializeResult(asset_key=key)
+
+
+def _screen(context: dg.AssetExecutionContext, pipeline: steps.Pipeline, batch: steps.Batch) -> None:
+    report = steps.screen_batch(pipeline, batch)
     context.log.info(
         "judged %s; judged before: %d; deferred: %d; dead: %d",
         ", ".join(f"{count} {verdict}" for verdict, count in sorted(report.verdicts.items())) or "none",
@@ -125,6 +163,7 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
             "findings": report.findings,
             "findings taken back": report.retracted,
             "judged before": report.known,
+            "judged from stored findings": report.replayed,
             "deferred": report.given_back["deferred"],
             "dead letters": report.given_back["dead"],
             "not judged again": report.given_back["left"],
@@ -134,8 +173,49 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
     }
     for key in sorted(context.selected_asset_keys):
         table = key.to_user_string()
-        metadata = shown[table] | table_metadata(pipeline.pipeline, table, batch)
-        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+        metadata = shown[table] | table_metadata(pipeline, table, batch)
+        context.add_asset_metadata(metadata, asset_key=key, partition_key=batch.partition_key)
+
+
+def _replay(context: dg.AssetExecutionContext, pipeline: steps.Pipeline) -> None:
+    """Judge each hour from what was found before, and enter its verdicts into the ledger."""
+    from compliance_pipeline import custody
+    from compliance_pipeline.replay import Judging, replay
+
+    judging = Judging(pipeline.policy)
+    for batch in _in_turn(context):
+        report = replay(pipeline, [batch.hour], context.run.run_id, judging=judging)
+        # Of all, not of what this run judged: one that died had not entered its verdicts.
+        ids = [
+            row["recording_id"]
+            for row in pipeline.warehouse.select(
+                "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
+                "AND engine_version = $engine ORDER BY recording_id",
+                {
+                    "hour": batch.hour,
+                    "policy": pipeline.policy.policy_version,
+                    "engine": pipeline.engine.version,
+                },
+            )
+        ]
+        for at in range(0, len(ids), CUSTODY_BATCH):
+            custody.record(pipeline, batch.hour, ids[at : at + CUSTODY_BATCH])
+        context.log.info(
+            "judged from stored findings: %d; judged before: %d; changed: %d; without a screening of this engine: %d",
+            report.judged,
+            report.known,
+            report.changed,
+            report.without_screening,
+        )
+        metadata = {
+            **{f"verdicts {verdict}": count for verdict, count in sorted(report.verdicts.items())},
+            "judged from stored findings": report.judged,
+            "judged before": report.known,
+            "changed": report.changed,
+            "without a screening of this engine": report.without_screening,
+            **table_metadata(pipeline, "verdicts", batch),
+        }
+        context.add_asset_metadata(metadata, asset_key="verdicts", partition_key=batch.partition_key)
 
 
 @dg.asset(
@@ -144,14 +224,13 @@ def screening(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> 
     group_name="remediation",
     owners=OWNERS,
     kinds={"python", "duckdb"},
-    pool=WAREHOUSE_POOL,
 )
-def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[None]:
+def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> None:
     """What the policy asks for each violation, done on the platform once; a message at most once."""
-    batch = batch_of(context)
-    report = remediate_batch(pipeline.pipeline, batch)
-    return dg.MaterializeResult(
-        metadata={
+    for batch in _in_turn(context):
+        with _after_others(pipeline.pipeline):
+            report = remediate_batch(pipeline.pipeline, batch)
+        metadata = {
             **{f"{action} done": count for action, count in sorted(report.done.items())},
             **{f"{action} failed": count for action, count in sorted(report.failed.items())},
             **{f"{action} given up": count for action, count in sorted(report.dead.items())},
@@ -159,7 +238,7 @@ def remediations(context: dg.AssetExecutionContext, pipeline: PipelineResource) 
             "page": _page(pipeline.pipeline, batch.hour),
             **table_metadata(pipeline.pipeline, "remediations", batch),
         }
-    )
+        context.add_asset_metadata(metadata, partition_key=batch.partition_key)
 
 
 class EvidenceConfig(dg.Config):
@@ -408,21 +487,23 @@ def _hours_table(rows: "tuple[SweepRow, ...]") -> str:
     ],
     partitions_def=hourly,
     can_subset=True,
-    pool=WAREHOUSE_POOL,
 )
 def marts(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
     """Rebuild the hour's figures from the facts."""
-    batch = batch_of(context)
-    for key in sorted(context.selected_asset_keys):
-        mart = key.to_user_string()
-        steps.refresh_mart(pipeline.pipeline, mart, batch.hour)
-        shown = steps.headline(pipeline.pipeline, mart, batch.hour)
-        yield dg.MaterializeResult(
-            asset_key=key,
-            metadata=shown
-            | table_metadata(pipeline.pipeline, mart, batch)
-            | {"dagster/column_lineage": LINEAGE[mart], "page": _page(pipeline.pipeline, batch.hour)},
-        )
+    selected = sorted(context.selected_asset_keys)
+    for batch in _in_turn(context):
+        for key in selected:
+            mart = key.to_user_string()
+            steps.refresh_mart(pipeline.pipeline, mart, batch.hour)
+            metadata = {
+                **steps.headline(pipeline.pipeline, mart, batch.hour),
+                **table_metadata(pipeline.pipeline, mart, batch),
+                "dagster/column_lineage": LINEAGE[mart],
+                "page": _page(pipeline.pipeline, batch.hour),
+            }
+            context.add_asset_metadata(metadata, asset_key=key, partition_key=batch.partition_key)
+    for key in selected:
+        yield dg.MaterializeResult(asset_key=key)
 
 
 def _lineage(**columns: tuple[str, ...]) -> dg.TableColumnLineage:

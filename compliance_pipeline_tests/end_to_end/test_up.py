@@ -68,14 +68,18 @@ def test_the_web_ui_shows_the_assets_and_the_running_sensors(tmp_path: Path) -> 
     running = {"status": "RUNNING"}
     assert sorted(repository["sensors"], key=lambda sensor: str(sensor["name"])) == [
         {"name": "alert_sensor", "sensorState": running},
+        {"name": "canary_sensor", "sensorState": running},
         {"name": "evidence_sensor", "sensorState": running},
         {"name": "recording_sensor", "sensorState": running},
+        {"name": "recording_sensor_2", "sensorState": running},
+        {"name": "recording_sensor_3", "sensorState": running},
         {"name": "snapshot_sensor", "sensorState": running},
     ]
     assets = {"/".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
     assert assets == {
         *("recordings", "media", "verdicts", "remediations", "evidence"),
         *("latency_by_hour", "violations_by_hour", "snapshot", "reconciliation", "redaction", "ledger", "retention"),
+        "canaries",
     }
 
 

@@ -53,7 +53,7 @@ def test_the_definitions_load_and_validate(definitions: dg.Definitions) -> None:
 
 def test_there_are_six_assets_of_an_hour_and_five_apart_and_what_is_published(definitions: dg.Definitions) -> None:
     specs = {spec.key.to_user_string() for spec in definitions.resolve_all_asset_specs()}
-    assert specs == {*EXPECTED, *APART, "snapshot"}
+    assert specs == {*EXPECTED, *APART, "snapshot", "canaries"}
 
 
 @pytest.mark.parametrize("name", APART)
@@ -97,7 +97,7 @@ def test_an_asset_says_who_owns_it_what_it_is_and_where_it_stands(definitions: d
     assert node.kinds == kinds
     assert {key.to_user_string() for key in node.parent_keys} == deps
     assert node.partitions_def == hourly
-    assert node.pools == {"warehouse"}
+    assert node.pools == set(), "a live run would wait for a whole backfill run"
     assert node.description
     assert node.description.endswith(".")
     assert len(node.description) > 40
@@ -120,6 +120,7 @@ def test_each_question_is_a_partitioned_check_of_its_asset(definitions: dg.Defin
         "redaction_hides_what_was_planted": "redaction",
         "ledger_is_unbroken": "ledger",
         "nothing_is_kept_for_longer_than_allowed": "retention",
+        "every_canary_was_flagged": "canaries",
     }
     assert {(key.name, key.asset_key.to_user_string()) for key in graph.asset_check_keys} == {
         *expected.items(), *by_the_clock.items(),
