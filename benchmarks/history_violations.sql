@@ -1,5 +1,4 @@
 -- $hour: the violations of one hour of `day`.
-"
 SELECT
     recording_id, rule_id, partition_hour, available_at, judged_at, channel, direction, queue, agent, policy_version,
     engine_version, verdict, split_part(rule_id, '-', 1) || '_' || split_part(rule_id, '-', 2) AS violation_type, severity,

@@ -7,6 +7,7 @@ at a steady rate offered by a process of its own, timed from when each request w
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import statistics
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import say_ratios
 from compliance_pipeline.intake.inbox import Inbox, IncomingEvent
 from compliance_pipeline.intake.receiver import GroupCommit
 from compliance_pipeline_tests.intake.samples import NOON, incoming
@@ -58,7 +60,8 @@ async def group_commit(inbox: Inbox, events: Sequence[IncomingEvent]) -> float:
     return len(events) / seconds
 
 
-def stores(folder: Path, count: int) -> None:
+def stores(folder: Path, count: int) -> float:
+    """Events a second of the group commit beside one commit an event."""
     grouped, single = [], []
     for turn in range(TURNS):
         for kind in random.sample(("grouped", "single"), 2):
@@ -73,10 +76,11 @@ def stores(folder: Path, count: int) -> None:
     print("| store | durable events/s (median, least, most) | ratio |\n|---|---|---|")
     for name, found, times in (("group commit", grouped, ratio), ("one commit an event", single, 1.0)):
         print(f"| {name} | {statistics.median(found):,.0f} ({min(found):,.0f}, {max(found):,.0f}) | {times:.1f} |")
+    return ratio
 
 
 async def offer(port: int, rate: int, seconds: int) -> None:
-    """Send `rate` events a second over kept connections, signed beforehand; print the answers' latencies."""
+    """Send `rate` events a second over kept connections, signed beforehand; print the answers' latencies, P99 last."""
     requests = []
     for number in range(rate * seconds):
         body = body_of(f"rec-{number}")
@@ -110,14 +114,19 @@ async def offer(port: int, rate: int, seconds: int) -> None:
     print("\n| offered/s | answered/s | P50 ms | P99 ms | sent late, P99 ms | answers |\n|---|---|---|---|---|---|")
     answers = ", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))
     print(f"| {rate:,} | {len(latencies) / taken:,.0f} | {p50:.1f} | {p99:.1f} | {sent_late:.1f} | {answers} |")
+    print(json.dumps(p99))
 
 
-def receiver(folder: Path, rate: int, seconds: int) -> None:
+def receiver(folder: Path, rate: int, seconds: int) -> float:
+    """P99 of its answers in ms."""
     port = free_port()
     process = launch(folder, port)
     try:
         command = [sys.executable, "-m", "benchmarks.inbox", "--offer", str(port)]
-        subprocess.run([*command, "--rate", str(rate), "--seconds", str(seconds)], check=True)
+        command += ["--rate", str(rate), "--seconds", str(seconds)]
+        table, _, p99 = subprocess.check_output(command, text=True).strip().rpartition("\n")
+        print(f"\n{table}")
+        return float(p99)
     finally:
         process.terminate()
         process.wait()
@@ -138,9 +147,11 @@ def main() -> None:
     sys.stdout.flush()
     with tempfile.TemporaryDirectory(dir=asked.folder) as made:
         folder = Path(made)
-        stores(folder, asked.events)
+        ratio = stores(folder, asked.events)
         sys.stdout.flush()
-        receiver(folder, asked.rate, asked.seconds)
+        p99_ms = receiver(folder, asked.rate, asked.seconds)
+    named = {"group commit / one commit an event (goal 10)": ratio, "P99 / 50 ms (limit 1)": p99_ms / 50}
+    say_ratios("inbox", named)
 
 
 if __name__ == "__main__":

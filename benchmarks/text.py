@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import say_ratios
 from compliance_pipeline.contracts.policy import FindingKind
 from compliance_pipeline.screening.numbers import luhn_ok, ssn_ok
 from compliance_pipeline.screening.text import screen_text
@@ -683,6 +684,7 @@ def main() -> None:
     if not importlib.util.find_spec("presidio_analyzer"):
         console.print("presidio-analyzer is not installed here: pip install presidio-analyzer to see it beside ours")
         console.print(f"ours: {', '.join(f'{rate:.1f} Mchar/s on {name}' for name, rate in rates.items())}")
+        say_ratios("text", {})
         return
     peer = presidio()
     theirs = [verdicts(peer(message), message) for message in messages]
@@ -692,13 +694,16 @@ def main() -> None:
     }
     console.print(accuracy_table("presidio, each kind at the score threshold that suits it best", best, best))
     engine = presidio_engine(with_lemmas=False)
+    ratios: dict[str, float] = {}
     table = Table("text", "ours Mchar/s", "presidio Mchar/s", "ratio", title="Speed, one thread", title_justify="left")
     for name, group in texts.items():
         peers = speed(
             lambda text: engine.analyze(text, "en", entities=list(_ENTITIES)), [m.text for m in group], sizes[name]
         )
         table.add_row(name, f"{rates[name]:.2f}", f"{peers:.3f}", f"{rates[name] / peers:.1f}")
+        ratios[f"speed, {name} / presidio (goal 10)"] = rates[name] / peers
     console.print(table)
+    say_ratios("text", ratios)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import say_ratios
 from compliance_pipeline.sandbox.speech import speak
 from compliance_pipeline.screening.findings import Symbol
 from compliance_pipeline.screening.tones import ToneDetector, detect_tones
@@ -299,6 +300,7 @@ def main() -> None:
         "tones only, 50/50 ms": keyed(some_digits(1, 3000), on_s=0.05, off_s=0.05),
         **dict(quiet[1:]),
     }
+    ratios: dict[str, float] = {}
     row("speed, x real time", *hears, *(["ratio"] if "multimon-ng" in hears else []))
     row(*["---"] * (2 * len(hears) if "multimon-ng" in hears else 2))
     for name, samples in speeds.items():
@@ -309,11 +311,14 @@ def main() -> None:
             best_of_peer = max(best_of_peer, speed_of_multimon(raw) if raw else 0.0)
         peer = (f"{best_of_peer:.0f}", f"{best_of_ours / best_of_peer:.1f}") if raw else ()
         row(name, f"{best_of_ours:.0f}", *peer)
+        if peer:
+            ratios[f"speed, {name} / multimon-ng"] = best_of_ours / best_of_peer
     print()
     row("confidence given", "digits", "right")
     row("---", "---", "---")
     for low, high, count, right in reliability():
         row(f"{low:g} to {min(high, 1):g}", count, f"{100 * right / count:.1f}%" if count else "")
+    say_ratios("tones", ratios)
 
 
 if __name__ == "__main__":

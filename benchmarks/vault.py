@@ -15,6 +15,7 @@ from pathlib import Path
 import obstore
 from obstore.store import LocalStore
 
+from benchmarks import say_ratios
 from compliance_pipeline import database
 from compliance_pipeline.media.vault import vault_of
 from compliance_pipeline.settings import Settings
@@ -26,9 +27,14 @@ ROUNDS = 5
 def main() -> None:
     print("| content | put MB/s | of plain obstore | of a synced file | read MB/s | of plain obstore |")
     print("|---|---|---|---|---|---|")
+    ratios = {}
     with tempfile.TemporaryDirectory() as folder:
         for what, (size, times) in SIZES.items():
-            print(f"| {what} | {' | '.join(figures(Path(folder), size, times))} |", flush=True)
+            found = figures(Path(folder), size, times)
+            print(f"| {what} | {' | '.join(found)} |", flush=True)
+            ratios[f"{what}: put / a synced file"] = float(found[2])
+            ratios[f"{what}: read / plain obstore"] = float(found[4])
+    say_ratios("vault", ratios)
 
 
 def figures(home: Path, size: int, times: int) -> list[str]:
