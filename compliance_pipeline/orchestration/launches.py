@@ -111,6 +111,21 @@ class Launches:
             found = connection.execute(query).first()
         return (found.worker, found.beat_at) if found else None
 
+    def of_others(self, worker: str) -> dict[str, tuple[str, datetime | None]]:
+        """Run -> (worker, its last beat), of the runs that other workers have."""
+        with self.engine.connect() as connection:
+            query = sa.select(_row.run_id, _row.worker, _row.beat_at).where(
+                _row.worker.is_not(None), _row.worker != worker, _row.ended_at.is_(None)
+            )
+            return {run_id: (holder, beat) for run_id, holder, beat in connection.execute(query)}
+
+    def put_back(self, run_id: str, worker: str, beat: datetime | None) -> bool:
+        """Let a run wait again that `worker` took; False if it has beaten since."""
+        mine = (_row.run_id == run_id, _row.worker == worker, _row.beat_at == beat, _row.ended_at.is_(None))
+        with self._writer.begin() as connection:
+            left = connection.execute(sa.update(launch_table).where(*mine).values(worker=None, beat_at=None))
+        return bool(left.rowcount)
+
     def waiting(self) -> int:
         with self.engine.connect() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(launch_table).where(*_WAITS)).scalar_one()

@@ -23,6 +23,7 @@ from typing import Any
 import dagster as dg
 
 from compliance_pipeline.clock import utc_now
+from compliance_pipeline.orchestration.launcher import SILENT_S
 from compliance_pipeline.orchestration.launches import Lane, Launches
 
 log = getLogger(__name__)
@@ -76,6 +77,8 @@ class Worker:
         self._stop_at: float | None = None
         self._next_beat = 0.0
         self._next_forget = 0.0
+        self._looked_at = 0.0
+        self._heard: dict[str, tuple[datetime | None, float]] = {}
 
     def stop(self) -> None:
         """Take no more; `work` returns when what runs has ended or was handed back."""
@@ -100,6 +103,8 @@ class Worker:
         for run_id, child in list(self._children.items()):
             if not child.process.is_alive():
                 self._ended(run_id, child.process, now)
+        if monotonic() >= self._looked_at + BEAT_EVERY_S:
+            self._put_back_what_never_began()
         if monotonic() >= self._next_forget:
             self._launches.forget(now)
             self._next_forget = monotonic() + FORGET_EVERY_S
@@ -111,6 +116,25 @@ class Worker:
                 _interrupt(child)
         # The more a worker has to do, the later it looks: others with less come first.
         self._pause(LOOK_EVERY_S * (1 + len(self._children)))
+
+    def _put_back_what_never_began(self) -> None:
+        """Let runs wait again that a worker took which died before they began: Dagster's monitoring asks only about
+        those that have. Silence is what this process sees of it: no two machines' clocks are compared."""
+        now = monotonic()
+        if now > self._looked_at + SILENT_S / 2:
+            self._heard.clear()  # this process stood still: nothing is known of the others
+        self._looked_at = now
+        held = self._launches.of_others(self.name)
+        self._heard = {run_id: heard for run_id, heard in self._heard.items() if run_id in held}
+        for run_id, (worker, beat) in held.items():
+            last, since = self._heard.setdefault(run_id, (beat, now))
+            if last != beat:
+                self._heard[run_id] = (beat, now)
+            elif now - since > SILENT_S:
+                run = self._instance.get_run_by_id(run_id)
+                waits = run is not None and run.status is dg.DagsterRunStatus.STARTING
+                if waits and self._launches.put_back(run_id, worker, beat):
+                    log.warning("run %s waits again: worker %s has been silent for %.0f s", run_id, worker, SILENT_S)
 
     def _pause(self, seconds: float) -> None:
         wait([child.process.sentinel for child in self._children.values()], seconds)

@@ -285,6 +285,27 @@ def test_a_run_that_was_taken_but_has_no_process_is_given_up(
         assert end_of(instance, first) is dg.DagsterRunStatus.SUCCESS
 
 
+def test_a_run_whose_worker_died_before_it_began_goes_to_another(
+    instance: dg.DagsterInstance, launches: Launches, tmp_path: Path
+) -> None:
+    run_id = launched(instance, tmp_path, LIVE)
+    assert launches.take("dead", utc_now()) == (run_id, Lane.LIVE)
+    with worker():
+        assert end_of(instance, run_id) is dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_run_whose_worker_has_beaten_meanwhile_stays_its_own(launches: Launches) -> None:
+    now = utc_now()
+    launches.put("run", Lane.LIVE, now)
+    launches.take("slow", now)
+    [(name, beat)] = launches.of_others("other").values()
+    launches.beat("slow", now + timedelta(seconds=1))
+    assert not launches.put_back("run", name, beat)
+    assert launches.of_others("slow") == {}
+    assert launches.put_back("run", name, now + timedelta(seconds=1))
+    assert launches.take("other", now) == ("run", Lane.LIVE)
+
+
 def test_a_run_that_no_worker_took_is_cancelled_at_once(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     run_id = launched(instance, tmp_path, BACKGROUND)
     assert instance.run_launcher.terminate(run_id)
