@@ -58,7 +58,9 @@ def test_a_benchmark_that_fails_says_so(program: str, why: str) -> None:
 def test_who_interrupts_a_benchmark_ends_what_it_started(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     child = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    program = f"import sys; from benchmarks.__main__ import run; run([sys.executable, '-c', {child!r}], 60)"
+    # What a shell starts in the background ignores SIGINT.
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heard}; from benchmarks.__main__ import run; run([sys.executable, '-c', {child!r}], 60)"
     with subprocess.Popen([sys.executable, "-c", program], cwd=HERE.parent, stderr=subprocess.DEVNULL) as process:
         while not (pid.exists() and pid.read_text()):
             assert process.poll() is None

@@ -274,11 +274,12 @@ def test_one_good_signature_among_many_is_enough_and_a_thousand_bad_ones_are_not
     """fault: many signatures in one header, as at a change of keys or in a guessing attack; invariant: 200 with a good
     one among them, 401 without, either within a second."""
     body = body_of("rec-many-signatures")
-    good = signed(body)["webhook-signature"]
+    headers = signed(body)
+    good = headers["webhook-signature"]
     bad = [f"v1,{base64.b64encode(digest(body, 'msg-1', str(n))).decode()}" for n in range(1000)]
     began = time.monotonic()
-    assert target.post(body, headers_with(" ".join(bad), body)).status_code == 401
-    assert target.post(body, headers_with(" ".join([*bad[:500], good, *bad[500:]]), body)).status_code == 200
+    for signatures, status in ((bad, 401), ([*bad[:500], good, *bad[500:]], 200)):
+        assert target.post(body, headers | {"webhook-signature": " ".join(signatures)}).status_code == status
     assert time.monotonic() - began < 2
 
 

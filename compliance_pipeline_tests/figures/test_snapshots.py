@@ -144,9 +144,9 @@ def test_a_decision_on_a_finding_is_in_the_next_one(shop: Workshop) -> None:
 def test_a_new_objective_is_counted_by_for_all_that_is_stored(shop: Workshop) -> None:
     shop.announce(CARD, TONES)
     shop.run()
-    published(shop)
+    published(shop, Objective(3600.0))
     assert total(shop, "coverage", "flagged", "in_time") == (2, 2)
-    by_channel = Objective(30.0, by_channel={"chat": 0.0})
+    by_channel = Objective(3600.0, by_channel={"chat": 0.0})
     done = published(shop, by_channel)
     assert (done.hours, done.manifest.objective) == ((), by_channel)
     assert total(shop, "coverage", "flagged", "in_time") == (2, 1)
