@@ -221,8 +221,8 @@ def _purge(work: _Work, planned: Sequence[PlannedAction]) -> set[str]:
 
     pipeline = work.pipeline
     warehouse, engine, now = pipeline.warehouse, pipeline.inbox.engine, pipeline.clock()
-    ids = (p.violation.recording_id for p in planned)
-    due = _due(work, [p for p, i in zip(planned, ids, strict=True) if i not in work.waits and not is_canary(i)])
+    ready = [p for p in planned if p.violation.recording_id not in work.waits]
+    due = _due(work, [p for p in ready if not is_canary(p.violation.recording_id)])
     recording_ids = [p.violation.recording_id for p in due]
     waits = purge.why_not_yet(warehouse, engine, recording_ids)
     protected = purge.protected(warehouse, recording_ids)

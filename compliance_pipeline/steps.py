@@ -772,13 +772,16 @@ def backoff_s(settings: "Settings", attempts: int) -> float:
     return min(2.0 ** min(attempts - 1, 60), settings.longest_backoff_seconds)
 
 
-def judged_of(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str]) -> set[str]:
-    """Of these, the ones that have a verdict of this policy and engine in the batch's hour."""
-    rows = pipeline.warehouse.select(
+def judged_of(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str] | None = None) -> set[str]:
+    """Of these, or of all, the ones that have a verdict of this policy and engine in the batch's hour."""
+    query = (
         "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
-        "AND engine_version = $engine AND recording_id IN (SELECT unnest($ids))",
-        {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine, "ids": list(ids)},
+        "AND engine_version = $engine"
     )
+    key: dict[str, Any] = {"hour": batch.hour, "policy": pipeline.policy.policy_version, "engine": engine}
+    if ids is not None:
+        query, key = f"{query} AND recording_id IN (SELECT unnest($ids))", key | {"ids": list(ids)}
+    rows = pipeline.warehouse.select(query, key)
     return {row["recording_id"] for row in rows}
 
 

@@ -186,18 +186,7 @@ def _replay(context: dg.AssetExecutionContext, pipeline: steps.Pipeline) -> None
     for batch in _in_turn(context):
         report = replay(pipeline, [batch.hour], context.run.run_id, judging=judging)
         # Of all, not of what this run judged: one that died had not entered its verdicts.
-        ids = [
-            row["recording_id"]
-            for row in pipeline.warehouse.select(
-                "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND policy_version = $policy "
-                "AND engine_version = $engine ORDER BY recording_id",
-                {
-                    "hour": batch.hour,
-                    "policy": pipeline.policy.policy_version,
-                    "engine": pipeline.engine.version,
-                },
-            )
-        ]
+        ids = sorted(steps.judged_of(pipeline, batch, pipeline.engine.version))
         for at in range(0, len(ids), CUSTODY_BATCH):
             custody.record(pipeline, batch.hour, ids[at : at + CUSTODY_BATCH])
         context.log.info(
