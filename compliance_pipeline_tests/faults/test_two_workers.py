@@ -126,8 +126,10 @@ def test_one_of_two_workers_and_one_of_two_receivers_are_killed_and_nothing_is_l
     assert result.faults == [], f"logs: {tmp_path / 'logs'}"
     assert len(result.outcomes) == COUNT
     for run_id in lost_runs:
-        assert runs[run_id].status is dg.DagsterRunStatus.FAILURE
-        assert any(run.parent_run_id == run_id for run in runs.values()), "the run that was lost was not tried again"
+        # One that had not begun when its worker died waits for another worker, and succeeds under its own id.
+        failed = runs[run_id].status is dg.DagsterRunStatus.FAILURE
+        assert failed or runs[run_id].status is dg.DagsterRunStatus.SUCCESS
+        assert failed == any(run.parent_run_id == run_id for run in runs.values()), "a lost run was not tried again"
     assert found.is_unbroken
     assert kept, "nothing was kept in the bucket"
     assert not (tmp_path / "vault").exists()
