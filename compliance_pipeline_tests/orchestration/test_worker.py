@@ -405,7 +405,7 @@ def test_settings_choose_the_launcher_and_where_dagster_keeps_its_runs(tmp_path:
     assert warm["run_launcher"]["class"] == "WorkerRunLauncher"
     url = "postgresql+psycopg://u:p%40w@host:5433/compliance?sslmode=require"
     served, variables = profile(Settings(home=tmp_path, inbox_url=url, workers=2))
-    assert "postgres" in served["storage"]
+    assert served["storage"]["custom"]["class"] == "PooledPostgresStorage"
     assert served["run_launcher"]["class"] == "WorkerRunLauncher"
     assert variables["DAGSTER_POSTGRES_URL"] == url.replace("psycopg", "psycopg2")
     without, _ = profile(Settings(home=tmp_path, inbox_url=url))
