@@ -21,7 +21,9 @@ from time import monotonic, sleep
 from typing import Any
 
 import dagster as dg
+from dagster import _check as check
 
+from compliance_pipeline import database
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.orchestration.launcher import SILENT_S
 from compliance_pipeline.orchestration.launches import Lane, Launches
@@ -38,6 +40,7 @@ KILL_AFTER_S = 30.0
 BACKGROUND_NICENESS = 10
 OUTAGE_PAUSE_S = 1.0
 USED_BY_RUNS = (
+    "_strptime",
     "av",
     "compliance_pipeline.definitions",
     "compliance_pipeline.media.vault",
@@ -47,12 +50,15 @@ USED_BY_RUNS = (
     "compliance_pipeline.screening.digits",
     "compliance_pipeline.screening.listener",
     "compliance_pipeline.screening.text",
+    "dagster._cli.api",
     "dagster._core.definitions.repository_definition.repository_data_builder",
     "dagster._core.executor.in_process",
     "dagster._core.workspace.autodiscovery",
     "duckdb",
+    "encodings.idna",
     "onnxruntime",
     "phonenumbers.data.alt_format_49",
+    "websockets.sync.client",
 )
 """What is loaded where it is first used, so as not to burden the code server."""
 
@@ -147,8 +153,7 @@ class Worker:
         return self._launches.take(self.name, now, lanes)
 
     def _begin(self, run_id: str, lane: Lane) -> None:
-        # No connection may be shared with the child.
-        self._launches.engine.dispose()
+        self._launches.before_fork()
         process = mp.get_context("fork").Process(target=_execute, args=(self._instance, run_id, lane))
         process.start()
         self._children[run_id] = _Child(process, lane)
@@ -228,6 +233,12 @@ def warm_up() -> None:
 def serve(instance: dg.DagsterInstance, launches: Launches, runs: int, ready: Callable[[Worker], None]) -> None:
     """Work until SIGTERM or SIGINT."""
     warm_up()
+    if hasattr(instance.run_storage, "postgres_url"):
+        # Where the instance is Dagster's chart's, its storage is Dagster's own.
+        from compliance_pipeline.orchestration.storage import keep_open
+
+        keep_open(instance.run_storage, instance.event_log_storage, check.not_none(instance.schedule_storage))
+    database.create(launches.engine)  # of all tables that are known by now, so that no run needs to ask for them
     worker = Worker(instance, launches, runs)
 
     def asked_to_stop(number: int, _frame: Any) -> None:
