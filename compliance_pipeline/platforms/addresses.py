@@ -5,10 +5,12 @@ What is asked there, and what an answer means, belongs to the callers.
 
 import logging
 import math
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from ssl import SSLContext
 from typing import Any
@@ -91,6 +93,16 @@ class AddressRules:
         return self.refuse("private_address", host, message)
 
 
+def trusted(*, http2: bool) -> SSLContext:
+    """Who is trusted, loaded once: that takes longer than a run's requests. A context says which HTTP may be spoken."""
+    return _loaded(http2, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _loaded(_http2: bool, *_authorities: str | None) -> SSLContext:
+    return httpx.create_ssl_context()
+
+
 class CheckedTransport(httpx.HTTPTransport):
     """Connects to the very address that was checked, whatever DNS says a moment later. Uses no proxy.
 
@@ -102,12 +114,12 @@ class CheckedTransport(httpx.HTTPTransport):
         # httpx logs whole URLs at INFO, httpcore and hpack headers at DEBUG: no signed URL or token may get there.
         for name in ("httpx", "httpx_retries", "httpcore", "hpack"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        trusted = httpx.create_ssl_context()
-        super().__init__(verify=trusted, trust_env=False)
+        context = trusted(http2=False)
+        super().__init__(verify=context, trust_env=False)
         self._patience = _Patience()
         # httpx passes no network backend on to its pool, so the pool is made here; its limits are httpx's defaults.
         self._pool = httpcore.ConnectionPool(
-            ssl_context=trusted,
+            ssl_context=context,
             max_connections=100,
             max_keepalive_connections=20,
             keepalive_expiry=5.0,

@@ -19,7 +19,7 @@ from httpx_retries import Retry, RetryTransport
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from compliance_pipeline.platforms.addresses import AddressRules, CheckedTransport, is_loopback
+from compliance_pipeline.platforms.addresses import AddressRules, CheckedTransport, is_loopback, trusted
 from compliance_pipeline.platforms.pacing import PATIENCE_S, Budget
 from compliance_pipeline.platforms.port import PlatformError, PlatformHeld, Refused, TransferBroken, Unavailable
 
@@ -124,7 +124,7 @@ class _Paced(WholeAnswers):
     """Takes each request to `host`, repeats included, from the budget; a Retry-After holds all who share it."""
 
     def __init__(self, budget: Budget | None, host: str) -> None:
-        super().__init__(verify=httpx.create_ssl_context(), http2=True)
+        super().__init__(verify=trusted(http2=True), http2=True)
         self._budget, self._host = budget, host
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
