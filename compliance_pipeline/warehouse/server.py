@@ -1,8 +1,8 @@
 """One process that holds the warehouse's file for many machines; served.py is what they use.
 
-A session is a WebSocket and one transaction: writers take turns in the order in which they came, readers see the state
-of when they began and wait for nobody. A session that ends without `commit` is rolled back, also when its client was
-killed. Commits are on the disk before they are answered.
+A session is one transaction, and a WebSocket has one after another: writers take turns in the order in which they came,
+readers see the state of their first statement and wait for nobody. A session that ends without `commit` is rolled back,
+also when its client was killed. Commits are on the disk before they are answered.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from hmac import compare_digest
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
 IDLE_S = 30.0
 """A session that says nothing for so long is rolled back: nobody may hold the warehouse for ever."""
+KEPT_S = 120.0
+"""A socket without a session is closed, and one whose client doesn't answer pings: clients do only while they wait."""
 OPEN_S = 10.0
 ROWS_AT_ONCE = 10_000
 THREADS = 64
 LEAST_SECRET = 32
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Unsafe(WarehouseError):
@@ -114,13 +115,22 @@ class Served:
             self.sessions.labels("refused").inc()
             await websocket.close(1008)
             return
-        try:
-            wait_s = float(websocket.query_params.get("wait", "60"))
-            writes = {"write": True, "read": False}[websocket.query_params.get("mode", "")]
-        except (ValueError, KeyError):
-            await websocket.close(1008)
-            return
         await websocket.accept()
+        heard = _Heard(websocket)
+        # Starlette says RuntimeError where it is sent to after the end.
+        with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+            try:
+                while asked := await heard.next(KEPT_S):
+                    match asked:
+                        case {"begin": "read" | "write" as mode, "wait": int() | float() as wait_s}:
+                            await self._counted(heard, mode == "write", wait_s)
+                        case _:
+                            break
+            finally:
+                heard.waiting.cancel()
+                await websocket.close()
+
+    async def _counted(self, heard: "_Heard", writes: bool, wait_s: float) -> None:
         end = "lost"
         try:
             async with AsyncExitStack() as held:
@@ -131,73 +141,54 @@ class Served:
                             await held.enter_async_context(self.writer)
                     except TimeoutError:
                         end = "busy"
-                        await websocket.send_text(packed({"busy": True}))
+                        await heard.websocket.send_text(packed({"busy": True}))
                         return
-                end = await self._transaction(websocket, writes)
-        except (WebSocketDisconnect, RuntimeError):
-            # Starlette says RuntimeError where it is sent to after the end.
-            end = "lost"
+                end = await self._transaction(heard, writes)
         except TimeoutError:
             end = "idle"
+            raise
         finally:
             self.sessions.labels(end).inc()
-            with suppress(WebSocketDisconnect, RuntimeError):
-                await websocket.close()
 
-    async def _transaction(self, websocket: WebSocket, writes: bool) -> str:
+    async def _transaction(self, heard: "_Heard", writes: bool) -> str:
+        """How it ended. Raises TimeoutError for a client that says nothing."""
         assert self.database is not None  # noqa: S101 - the lifespan opened it
-        cursor = self.database.cursor()
+        transaction = _Transaction(self.database.cursor(), writes)
         try:
-            await asyncio.to_thread(cursor.execute, f"BEGIN TRANSACTION{'' if writes else ' READ ONLY'}")
-            await websocket.send_text("{}")
-            incoming = asyncio.ensure_future(websocket.receive())
-            try:
-                while True:
-                    async with asyncio.timeout(self.idle_s):
-                        message = await incoming
-                    if message["type"] == "websocket.disconnect":
-                        return "rolled_back" if writes else "read"
-                    incoming = asyncio.ensure_future(websocket.receive())
-                    asked = unpacked(message.get("text") or "{}")
-                    if await self._carried_out(websocket, cursor, asked, incoming):
-                        return "committed"
-            finally:
-                incoming.cancel()
+            await heard.websocket.send_text("{}")
+            while asked := await heard.next(self.idle_s):
+                if asked.get("end"):
+                    return "read"
+                await self._carried_out(heard, transaction, asked)
+                if transaction.committed:
+                    return "committed"
+            return "rolled_back" if writes else "read"
         finally:
-            await asyncio.to_thread(_ended, cursor)
+            if not transaction.committed:
+                await asyncio.to_thread(transaction.cursor.close)  # DuckDB rolls back what isn't committed
 
-    async def _carried_out(
-        self, websocket: WebSocket, cursor: "DuckDBPyConnection", asked: dict[str, Any], incoming: "asyncio.Future[Any]"
-    ) -> bool:
-        """Whether that was the commit."""
-
-        async def run(work: Callable[[], T]) -> T:
-            """A client that goes away ends what it asked for."""
-            working = asyncio.ensure_future(asyncio.to_thread(work))
-            await asyncio.wait({working, incoming}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                cursor.interrupt()
-            return await working
-
+    async def _carried_out(self, heard: "_Heard", transaction: "_Transaction", asked: dict[str, Any]) -> None:
         import duckdb
 
+        async def run(work: Callable[[], tuple[str, bool]]) -> bool:
+            """Sends what it answers. A client that goes away ends what it asked for."""
+            working = asyncio.get_running_loop().run_in_executor(None, work)
+            both: set[asyncio.Future[Any]] = {working, heard.waiting}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                transaction.cursor.interrupt()
+            text, more = await working
+            await heard.websocket.send_text(text)
+            return more
+
         try:
-            if asked.get("commit"):
-                await run(cursor.commit)
-                await websocket.send_text("{}")
-                return True
-            if "query" in asked:
-                await run(lambda: cursor.execute(asked["query"], asked["parameters"]))
-                await self._send_rows(websocket, cursor, run)
-            elif "register" in asked:
-                await run(lambda: cursor.register(asked["register"], frame_of(asked["columns"])))
-                await websocket.send_text("{}")
-            else:
-                await run(lambda: cursor.unregister(asked["unregister"]))
-                await websocket.send_text("{}")
+            more = await run(lambda: transaction.answer(asked))
+            while more:
+                more = await run(transaction.rows)
         except duckdb.Error as error:
+            transaction.failed = True
             kind = type(error).__name__
-            await websocket.send_text(packed({"error": {"type": kind, "text": str(error)}}))
+            await heard.websocket.send_text(packed({"error": {"type": kind, "text": str(error)}}))
             if isinstance(error, duckdb.FatalException | duckdb.InternalException):
                 log.error(line("failed", error=kind))  # noqa: TRY400 - its text may quote what is stored
                 self.failed = True
@@ -207,25 +198,62 @@ class Served:
         except Exception as error:
             # Its text may quote what was sent.
             log.error(line("failed", error=type(error).__name__))  # noqa: TRY400
-            await websocket.send_text(packed({"error": {"type": type(error).__name__}}))
-        return False
-
-    async def _send_rows(self, websocket: WebSocket, cursor: "DuckDBPyConnection", run: Callable[..., Any]) -> None:
-        names = [(column[0], str(column[1])) for column in cursor.description or ()]
-        more = True
-        while more:
-            rows = await run(lambda: cursor.fetchmany(ROWS_AT_ONCE)) if names else []
-            more = len(rows) == ROWS_AT_ONCE
-            text = await asyncio.to_thread(packed, {"names": names, "rows": rows, "more": more})
-            await websocket.send_text(text)
+            await heard.websocket.send_text(packed({"error": {"type": type(error).__name__}}))
 
 
-def _ended(cursor: "DuckDBPyConnection") -> None:
-    import duckdb
+class _Heard:
+    """What a client says, with always one message awaited, so that it is known at any time whether it went away."""
 
-    with suppress(duckdb.Error):  # nothing to roll back after a commit
-        cursor.rollback()
-    cursor.close()
+    def __init__(self, websocket: WebSocket) -> None:
+        self.websocket = websocket
+        self.waiting = asyncio.ensure_future(websocket.receive())
+
+    async def next(self, seconds: float) -> dict[str, Any] | None:
+        """None from a client that went away. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            message = await self.waiting
+        if message["type"] == "websocket.disconnect":
+            return None
+        self.waiting = asyncio.ensure_future(self.websocket.receive())
+        asked: dict[str, Any] = unpacked(message.get("text") or "{}")
+        return asked
+
+
+class _Transaction:
+    """What is done in threads, one thing at a time."""
+
+    def __init__(self, cursor: "DuckDBPyConnection", writes: bool) -> None:
+        self.cursor = cursor
+        self._mode = "" if writes else " READ ONLY"
+        self._begun = self.failed = self.committed = False
+
+    def answer(self, asked: dict[str, Any]) -> tuple[str, bool]:
+        """What to send, and whether there are more rows. Raises duckdb.Error."""
+        if not self._begun:
+            # With the first statement, which is where DuckDB takes its view of the data anyway.
+            self.cursor.execute(f"BEGIN TRANSACTION{self._mode}")
+            self._begun = True
+        if asked.get("commit"):
+            if self.failed:
+                # A statement that failed may have aborted the transaction: this raises then, and a commit does not.
+                self.cursor.execute("SELECT 1")
+            self.cursor.commit()
+            self.cursor.close()
+            self.committed = True
+        elif "query" in asked:
+            self.cursor.execute(asked["query"], asked["parameters"])
+            return self.rows()
+        elif "register" in asked:
+            self.cursor.register(asked["register"], frame_of(asked["columns"]))
+        else:
+            self.cursor.unregister(asked["unregister"])
+        return "{}", False
+
+    def rows(self) -> tuple[str, bool]:
+        names = [(column[0], str(column[1])) for column in self.cursor.description or ()]
+        rows = self.cursor.fetchmany(ROWS_AT_ONCE) if names else []
+        more = len(rows) == ROWS_AT_ONCE
+        return packed({"names": names, "rows": rows, "more": more}), more
 
 
 def create_app(served: Served) -> Starlette:
@@ -296,6 +324,7 @@ def serve(path: Path, host: str, port: int, secret: str) -> bool:
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,
+        ws_ping_timeout=KEPT_S,
         timeout_graceful_shutdown=10,
         limit_concurrency=1024,
         lifespan="on",

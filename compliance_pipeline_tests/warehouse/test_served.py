@@ -2,13 +2,15 @@
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, timedelta, timezone
@@ -38,6 +40,7 @@ from compliance_pipeline.warehouse.warehouse import (
     WarehouseBusy,
     WarehouseError,
     WarehouseUnavailable,
+    insert_new,
     warehouse_of,
 )
 from compliance_pipeline_tests.figures.history import OBJECTIVE, History
@@ -52,7 +55,7 @@ from pathlib import Path
 from compliance_pipeline.warehouse import server
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[5]),) * 2)
-server.IDLE_S, server.OPEN_S = float(sys.argv[4]), 0.5
+server.IDLE_S, server.KEPT_S, server.OPEN_S = float(sys.argv[4]), float(sys.argv[6]), 0.5
 sys.exit(not server.serve(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[3]))
 """
 
@@ -63,8 +66,8 @@ NO_LIMIT = -1
 class Server:
     """`compliance warehouse serve` in a process."""
 
-    def __init__(self, path: Path, idle_s: float = 30.0, limit: int = NO_LIMIT) -> None:
-        self.path, self.idle_s, self.limit = path, idle_s, limit
+    def __init__(self, path: Path, idle_s: float = 30.0, limit: int = NO_LIMIT, kept_s: float = 60.0) -> None:
+        self.path, self.given = path, (idle_s, limit, kept_s)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -73,7 +76,7 @@ class Server:
 
     def start(self) -> None:
         self.log = (self.path.parent / "server.log").open("a")
-        self.process = launch(SERVE, self.path, self.port, SECRET, self.idle_s, self.limit, stderr=self.log)
+        self.process = launch(SERVE, self.path, self.port, SECRET, *self.given, stderr=self.log)
 
     def kill(self) -> None:
         self.process.kill()
@@ -90,8 +93,8 @@ class Server:
 
 
 @contextmanager
-def served(path: Path, idle_s: float = 30.0, limit: int = NO_LIMIT) -> Iterator[Server]:
-    server = Server(path, idle_s, limit)
+def served(path: Path, idle_s: float = 30.0, limit: int = NO_LIMIT, kept_s: float = 60.0) -> Iterator[Server]:
+    server = Server(path, idle_s, limit, kept_s)
     try:
         yield server
     finally:
@@ -195,12 +198,13 @@ def test_a_frame_that_was_registered_can_be_inserted_from(warehouse: ServedWareh
     with warehouse.write() as connection:
         connection.register("frame", frame)
         connection.execute("INSERT INTO recordings BY NAME FROM frame")
-        connection.unregister("frame")
-        with pytest.raises(duckdb.CatalogException):
-            connection.execute("FROM frame")
     with warehouse.write() as connection:
         connection.register("frame", frame)
-        connection.execute("INSERT INTO recordings BY NAME FROM frame ON CONFLICT DO NOTHING")
+        connection.unregister("frame")
+        assert connection.execute("FROM duckdb_views() WHERE view_name = 'frame'").fetchall() == []
+    with warehouse.write() as connection:
+        connection.register("frame", frame)
+        assert insert_new(connection, "recordings", "FROM frame", {}, [HOUR]) == 0
     assert warehouse.select("FROM recordings ORDER BY recording_id") == sorted(
         rows, key=lambda row: row["recording_id"]
     )
@@ -216,6 +220,15 @@ def test_an_error_of_duckdb_is_the_same_error_here_and_leaves_nothing(warehouse:
     assert ids(warehouse) == set()
 
 
+def test_what_duckdb_aborted_is_not_committed_without_a_word(warehouse: ServedWarehouse) -> None:
+    warehouse.append([recording()])
+    with pytest.raises(duckdb.TransactionException), warehouse.write() as connection:  # noqa: PT012 - its end raises
+        connection.execute("DELETE FROM recordings")
+        with suppress(duckdb.CatalogException):
+            connection.execute("FROM nothing")
+    assert ids(warehouse) == {"rec-1"}
+
+
 def test_a_block_that_raises_is_rolled_back_and_the_warehouse_goes_on(warehouse: ServedWarehouse) -> None:
     warehouse.append([recording()])
     with suppress(KeyboardInterrupt), warehouse.write() as connection:
@@ -229,10 +242,7 @@ def test_marts_hours_and_columns_are_those_of_the_file(warehouse: ServedWarehous
     before = warehouse.changed_hours(0)[1]
     for each in (file, warehouse):
         each.append([row for row in ONE_OF_EACH if hasattr(row, "partition_hour")])
-        for mart in MARTS:
-            parameters = {"objective_s": 30.0} if mart == "latency_by_hour" else {}
-            with suppress(duckdb.InvalidInputException):
-                each.refresh_mart(mart, HOUR, **parameters, **({"by_channel": {}} if parameters else {}))
+        each.refresh_marts(HOUR, {mart: OBJECTIVE.parameters if mart == "latency_by_hour" else {} for mart in MARTS})
     assert warehouse.describe("verdicts", HOUR) == file.describe("verdicts", HOUR)
     assert HOUR in warehouse.changed_hours(before)[0]
 
@@ -267,9 +277,10 @@ import sys
 from compliance_pipeline.warehouse.served import ServedWarehouse
 from compliance_pipeline_tests.warehouse.rows import recording
 url, secret, writer, batches, size = sys.argv[1:]
+warehouse = ServedWarehouse(url, secret, 30)
 for batch in range(int(batches)):
     rows = [recording(f"{writer}-{batch}-{row}") for row in range(int(size))]
-    assert ServedWarehouse(url, secret, 30).append(rows) in (0, int(size))
+    assert warehouse.append(rows) in (0, int(size))
     print(f"{writer}-{batch}", flush=True)
 """
 
@@ -340,6 +351,211 @@ def test_a_server_killed_at_any_moment_loses_nothing_that_it_acknowledged(tmp_pa
     assert broken_off, "no writer was in a transaction when its server was killed: this shows little"
 
 
+class Between:
+    """A network between clients and a server, which counts their connections and can lose all that they say."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.made, self.open, self.lost = server, 0, 0, False
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def warehouse(self, seconds: float = 20.0) -> ServedWarehouse:
+        return ServedWarehouse(f"http://127.0.0.1:{self._listening.getsockname()[1]}", SECRET, seconds)
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listening.accept()
+            try:
+                server = socket.create_connection(("127.0.0.1", self.server.port))
+            except OSError:
+                client.close()
+                continue
+            self.made += 1
+            self.open += 1
+            threading.Thread(target=self._pass_on, args=(client, server, self.made), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(server, client, self.made), daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket, number: int) -> None:
+        of_client = other.getpeername()[1] == self.server.port
+        with suppress(OSError), one:
+            while said := one.recv(2**16):
+                if not (self.lost and number == 1):
+                    other.sendall(said)
+            other.shutdown(socket.SHUT_WR)
+        self.open -= of_client
+
+
+def test_a_socket_serves_one_transaction_after_another_and_none_after_a_failure(
+    server: Server, warehouse: ServedWarehouse
+) -> None:
+    between = Between(server)
+    mine = between.warehouse()
+    mine.append([recording()])
+    for _ in range(5):
+        assert ids(mine) == {"rec-1"}
+        assert mine.append([recording("rec-2")]) in (0, 1)
+        with mine.write(), pytest.raises(WarehouseBusy):
+            server.warehouse(0.1).append([recording("rec-3")])
+        mine.append([recording("rec-1"), recording("rec-2")])
+        with mine.write() as connection:
+            connection.execute("DELETE FROM recordings WHERE recording_id = 'rec-2'")
+    assert between.made == 1
+    with suppress(KeyboardInterrupt), mine.read() as connection:
+        connection.execute("SELECT 1")
+        raise KeyboardInterrupt
+    with suppress(duckdb.CatalogException), mine.write() as connection:
+        connection.execute("DELETE FROM recordings")
+        connection.execute("FROM nothing")
+    assert ids(mine) == {"rec-1"}
+    assert between.made == 3
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_that_of_the_next_transaction(
+    warehouse: ServedWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warehouse.read() as connection, monkeypatch.context() as hurried:
+        hurried.setattr("compliance_pipeline.warehouse.served.STATEMENT_S", 0.2)
+        with pytest.raises(WarehouseUnavailable):
+            connection.execute("SELECT sum(a.range * b.range) FROM range(20000) a, range(20000) b")
+    time.sleep(1)
+    assert warehouse.select("SELECT 'mine' AS x") == [{"x": "mine"}]
+
+
+def test_a_transaction_that_ended_can_say_no_more_on_its_socket(warehouse: ServedWarehouse) -> None:
+    with warehouse.write() as connection:
+        connection.execute("SELECT 1")
+    with warehouse.write(), pytest.raises(WarehouseError, match="has ended"):
+        connection.execute("DELETE FROM recordings")
+
+
+def test_one_warehouse_serves_many_threads_and_each_transaction_has_a_socket_of_its_own(
+    server: Server, warehouse: ServedWarehouse
+) -> None:
+    between, seen = Between(server), list[bool]()
+
+    def work(mine: ServedWarehouse, thread: int) -> None:
+        for turn in range(10):
+            mine.append([recording(f"{thread}-{turn}")])
+            with mine.read() as connection:
+                query = "SELECT $thread, count(*) FROM recordings WHERE starts_with(recording_id, $thread)"
+                rows = connection.execute(query, {"thread": f"{thread}-"}).fetchall()
+                seen.append(rows == [(f"{thread}-", turn + 1)])
+
+    mine = between.warehouse()
+    threads = [threading.Thread(target=work, args=(mine, thread)) for thread in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [True] * 60
+    assert len(ids(warehouse)) == 60
+    assert 1 < between.made <= 6
+    assert between.open == between.made
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del mine, threads
+        wait_until(lambda: between.open == 0)
+    assert said == []
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", [Server.kill, Server.end])
+def test_a_server_started_again_between_two_transactions_is_not_noticed(
+    tmp_path: Path, end: Callable[[Server], None]
+) -> None:
+    server = Server(tmp_path / "warehouse.duckdb")
+    try:
+        warehouse = server.warehouse()
+        with warehouse.read(), warehouse.read():
+            warehouse.append([recording("before")])
+        end(server)
+        server.start()
+        assert warehouse.append([recording("after")]) == 1
+        assert ids(warehouse) == {"before", "after"}
+    finally:
+        server.end()
+
+
+def test_a_socket_that_was_idle_for_too_long_or_is_dead_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compliance_pipeline.warehouse.served.CONNECT_S", 0.5)
+    with served(tmp_path / "warehouse.duckdb") as server:
+        between = Between(server)
+        warehouse = between.warehouse(5)
+        warehouse.append([recording()])
+        between.lost, began = True, time.monotonic()
+        assert ids(warehouse) == {"rec-1"}
+        assert time.monotonic() - began < 4
+        assert between.made == 2
+    with served(tmp_path / "warehouse.duckdb", kept_s=0.3) as server:
+        between = Between(server)
+        warehouse = between.warehouse(5)
+        for made in (1, 2):
+            assert warehouse.append([recording()]) == 0
+            assert between.made == made
+            time.sleep(0.6)
+        counts = httpx.get(f"{server.url}/metrics").text
+        assert 'sessions_total{end="committed"} 2.0' in counts
+        assert 'end="idle"' not in counts
+
+
+def test_a_forked_child_has_sockets_of_its_own_and_leaves_those_of_its_parent(
+    server: Server, warehouse: ServedWarehouse
+) -> None:
+    with warehouse.read(), warehouse.read():
+        pass
+    warehouse.append([recording("before")])
+    with warehouse.write() as connection:
+        connection.execute("UPDATE recordings SET recording_id = 'after'")
+        if not (child := os.fork()):
+            try:
+                fine = ids(warehouse) == {"before"}
+                with suppress(WarehouseUnavailable):
+                    connection.execute("DELETE FROM recordings")
+                    fine = False
+                os._exit(not fine)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ids(warehouse) == {"after"}
+
+
+FORK = """
+import os, sys, time
+from compliance_pipeline.warehouse.served import ServedWarehouse
+with ServedWarehouse(sys.argv[1], sys.argv[2]).write() as connection:
+    connection.execute("DELETE FROM recordings")
+    if child := os.fork():
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_client_killed_in_a_transaction_is_rolled_back_also_while_a_child_of_it_lives(
+    server: Server, warehouse: ServedWarehouse
+) -> None:
+    warehouse.append([recording()])
+    parent = launch(FORK, server.url, SECRET)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        parent.kill()
+        parent.wait(10)
+        began = time.monotonic()
+        assert warehouse.append([recording("next")]) == 1
+        assert time.monotonic() - began < 5
+        assert ids(warehouse) == {"rec-1", "next"}
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_client_waits_for_a_server_that_is_started_again(tmp_path: Path) -> None:
     server = Server(tmp_path / "warehouse.duckdb")
     server.warehouse().append([recording("before")])
@@ -408,7 +624,7 @@ def test_whoever_has_the_secret_has_the_warehouse_and_no_other_file(warehouse: S
 
 
 def test_a_file_is_served_by_one_process_and_opened_by_nobody_else(server: Server) -> None:
-    second = launch(SERVE, server.path, server.port + 1, SECRET, 30, NO_LIMIT, stderr=subprocess.PIPE)
+    second = launch(SERVE, server.path, server.port + 1, SECRET, 30, NO_LIMIT, 60, stderr=subprocess.PIPE)
     _, complaint = second.communicate(timeout=30)
     assert second.returncode != 0
     assert "is in use by another process" in complaint
@@ -437,7 +653,7 @@ def test_nothing_that_is_stored_or_asked_is_in_its_log(tmp_path: Path) -> None:
         warehouse = server.warehouse()
         warehouse.append([recording("planted-4111111111111111")])
         with pytest.raises(duckdb.ConstraintException), warehouse.write() as connection:
-            connection.execute("INSERT INTO recordings BY NAME FROM recordings WHERE recording_id LIKE 'planted%'")
+            connection.execute("INSERT INTO recordings BY NAME SELECT * REPLACE (NULL AS source) FROM recordings")
         with pytest.raises(WarehouseError), warehouse.write() as connection:
             cast(Session, connection)._ask({"register": "planted", "columns": [("planted", "planted", ["planted"])]})
     said = (tmp_path / "server.log").read_text()
