@@ -24,7 +24,7 @@ LIVE_PRIORITY = "10"
 LIVE_HOUR_TAG = "compliance/live_hour"
 """Of the sensor's runs alone: dagster.yaml limits how many of an hour run at once, and a backfill holds up none."""
 JUST_STARTED_S = 3.0
-RECORDING_SENSORS = 3
+RECORDING_SENSORS = 6
 """The daemon starts ticks 5 s apart: while one asks for its run, the next watches already."""
 ASKED_S = 5.0
 """Within this, Dagster makes the run that a tick has asked for."""

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from compliance_pipeline.orchestration.sensors import RECORDING_SENSORS
 from compliance_pipeline.stack import Stack, free_port
 
 PATIENCE_S = 120.0
@@ -71,8 +72,7 @@ def test_the_web_ui_shows_the_assets_and_the_running_sensors(tmp_path: Path) -> 
         {"name": "canary_sensor", "sensorState": running},
         {"name": "evidence_sensor", "sensorState": running},
         {"name": "recording_sensor", "sensorState": running},
-        {"name": "recording_sensor_2", "sensorState": running},
-        {"name": "recording_sensor_3", "sensorState": running},
+        *({"name": f"recording_sensor_{number}", "sensorState": running} for number in range(2, RECORDING_SENSORS + 1)),
         {"name": "snapshot_sensor", "sensorState": running},
     ]
     assets = {"/".join(node["assetKey"]["path"]) for node in repository["assetNodes"]}
