@@ -1,5 +1,9 @@
 """How fast a policy is replayed over stored screenings, beside evaluating it recording by recording.
 
+The history is made up in the mix of the capacity model (docs/capacity.md): 70% voice, one recording of twenty with a
+violation; see replay_history.sql. No two hours are the same. `first` stores the first verdicts, `next` those of another
+policy beside them.
+
 python -m benchmarks.replay [--recordings 1000000] [--hours 24]
 """
 
@@ -12,18 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, process_time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from compliance_pipeline.contracts.event import Channel, Direction
-from compliance_pipeline.contracts.policy import Detector, FindingKind, PolicyPack
+from compliance_pipeline.contracts.policy import Annotation, Detector, FindingKind, PolicyPack
 from compliance_pipeline.replay import replay
 from compliance_pipeline.screening.findings import Finding
 from compliance_pipeline.screening.policy import Facts, evaluate, judge, load_policy
 from compliance_pipeline.steps import Pipeline
 from compliance_pipeline.warehouse.warehouse import Warehouse
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 ENGINE = "made-up-1"
 START = datetime(2026, 5, 30, tzinfo=UTC)
@@ -35,26 +36,26 @@ _MADE = Path(__file__).with_name("replay_history.sql").read_text("utf-8").split(
 
 
 class Timed(Warehouse):
-    """Notes for how long each transaction held the warehouse."""
+    """Notes for how long each transaction held the warehouse, its opening and closing included."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.held_s: list[float] = []
 
     @contextmanager
-    def _connect(self, read_only: bool) -> Iterator["DuckDBPyConnection"]:
-        began = monotonic()
-        with super()._connect(read_only) as connection:
-            yield connection
+    def _locked(self) -> Iterator[float]:
+        with super()._locked() as deadline:
+            began = monotonic()
+            yield deadline
         self.held_s.append(monotonic() - began)
 
 
 def make(warehouse: Warehouse, recordings: int, hours: int) -> list[datetime]:
     chosen = [START + timedelta(hours=number) for number in range(hours)]
-    for hour in chosen:
+    for number, hour in enumerate(chosen):
         values = {"hour": hour, "engine": ENGINE, "usual": USUAL, "telling": TELLING, "recordings": recordings // hours}
         with warehouse.write() as connection:
-            connection.execute("SELECT setseed(0.42)")
+            connection.execute("SELECT setseed($seed)", {"seed": 0.42 + number / 1000})
             for statement in _MADE:
                 connection.execute(
                     statement, {name: value for name, value in values.items() if f"${name}" in statement}
@@ -98,6 +99,7 @@ def _facts(row: dict[str, Any]) -> Facts:
         started_at=row["started_at"],
         duration_ms=row["duration_ms"],
         called_time_zone=row["called_time_zone"],
+        annotations=frozenset(map(Annotation, row["annotations"])),
     )
 
 

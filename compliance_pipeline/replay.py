@@ -8,8 +8,8 @@ recording. What only one recording has (times, confidence, what is masked) is re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from time import monotonic, sleep
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compliance_pipeline.contracts.event import Channel, Direction
@@ -17,23 +17,20 @@ from compliance_pipeline.contracts.policy import Annotation, Detector, FindingKi
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.screening.findings import Finding
 from compliance_pipeline.screening.policy import Facts, RuleOutcome, evaluate, judge
-from compliance_pipeline.warehouse.warehouse import note_change, sql
+from compliance_pipeline.warehouse.served import ServedWarehouse
+from compliance_pipeline.warehouse.warehouse import HELD_S, leave_to_others, note_change, sql
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from compliance_pipeline.steps import Pipeline
 
-PART_SIZE = 5_000
-"""Recordings looked at while the warehouse is held, to begin with."""
-LEAST_SIZE = 5_000
-"""On a busy machine fewer would cost more than they give back."""
-HELD_S = 0.3
-"""For so long, about, the warehouse is held at a time: live runs need it too."""
-LEAST_PAUSE_S = 0.06
-"""Whoever waits for the warehouse looks every 50 ms whether it is free."""
+PART_SIZE = 10_000
+"""Recordings judged at a time, at the least and to begin with: fewer would cost more than they give back."""
+MOST_AT_ONCE = 20_000
+"""More would cost hardly less, and hold the warehouse for longer."""
 _REMEMBERED = 200_000
-_ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -62,86 +59,136 @@ def replay(
     on_progress: told the hour and the report so far, after each transaction. only: of these recordings. judging: of
     the pipeline's policy, where several calls are to evaluate equal recordings once.
     """
+    import duckdb
+
     judging = judging or Judging(pipeline.policy)
     report = ReplayReport()
     size = PART_SIZE
-    for hour in hours:
-        key: dict[str, Any] = {
-            "hour": hour,
-            "engine": pipeline.engine.version,
-            "policy": pipeline.policy.policy_version,
-            "only": None if only is None else list(only),
-        }
-        [counted] = pipeline.warehouse.select(sql("replay_counted"), key)
-        report.known += counted["known"]
-        report.without_screening += counted["without_screening"]
-        after: str | None = "" if counted["to_judge"] else None
-        while after is not None:
-            with pipeline.warehouse.write() as connection:
+    with duckdb.connect(config={"autoinstall_known_extensions": False}) as here:
+        here.execute("SET TimeZone = 'UTC'")
+        # After each part DuckDB would write the end of the table anew, for one large group of rows. Whoever writes next
+        # does that for all parts at once: half a second where it is 300,000 verdicts, once.
+        here.execute("SET max_vacuum_tasks = 0")
+        for hour in hours:
+            work = _Hour(pipeline, judging, hour, run_id, only, report)
+            while not work.is_done:
                 began = monotonic()
-                connection.execute(sql("replay_next"), key | {"after": after, "size": size})
-                after = _judge_chosen(connection, pipeline, judging, hour, run_id, report)
-            held_s = monotonic() - began
-            on_progress(hour, report)
-            size = max(LEAST_SIZE, min(round(size * HELD_S / held_s), 2 * size, 100_000))
-            sleep(max(held_s / 3, LEAST_PAUSE_S))
+                held_s = work.judge_some(here, size)
+                on_progress(hour, report)
+                size = max(PART_SIZE, min(round(size * HELD_S / max(held_s)), 2 * size, MOST_AT_ONCE))
+                leave_to_others(sum(held_s), monotonic() - began - sum(held_s))
     return report
 
 
-def _judge_chosen(
-    connection: "DuckDBPyConnection",
-    pipeline: "Pipeline",
-    judging: "Judging",
-    hour: datetime,
-    run_id: str,
-    report: ReplayReport,
-) -> str | None:
-    """Store the verdicts on the screenings in `chosen`; returns the last of them by id, None where there is none."""
-    policy, now = pipeline.policy, pipeline.clock()
-    if not judging.judge(connection, pipeline.engine.version, hour):
-        return None
-    connection.execute(
-        "INSERT INTO policies VALUES ($version, $content, $now) ON CONFLICT DO NOTHING",
-        {"version": policy.policy_version, "content": policy.content, "now": now},
-    )
-    [(changed,)] = connection.execute(sql("replay_changed"), {"hour": hour}).fetchall()
-    [(judged,)] = connection.execute(
-        "INSERT INTO verdicts BY NAME SELECT *, $now AS judged_at, $run AS run_id FROM judged ON CONFLICT DO NOTHING",
-        {"now": now, "run": run_id},
-    ).fetchall()
-    connection.execute("INSERT INTO violations BY NAME FROM broken ON CONFLICT DO NOTHING")
-    note_change(connection, [hour])
-    report.judged += judged
-    report.changed += changed
-    report.verdicts.update(dict(connection.execute("SELECT verdict, count(*) FROM judged GROUP BY ALL").fetchall()))
-    [(last,)] = connection.execute("SELECT max(recording_id) FROM chosen").fetchall()
-    return str(last)
+class _Hour:
+    """What of an hour is to be judged, by id."""
+
+    def __init__(
+        self,
+        pipeline: "Pipeline",
+        judging: "Judging",
+        hour: datetime,
+        run_id: str,
+        only: Collection[str] | None,
+        report: ReplayReport,
+    ) -> None:
+        self.is_done = False
+        self._pipeline, self._judging, self._hour, self._run_id = pipeline, judging, hour, run_id
+        self._only = None if only is None else list(only)
+        self._report = report
+        self._of_policy = {
+            "hour": hour,
+            "engine": pipeline.engine.version,
+            "policy": pipeline.policy.policy_version,
+        }
+        self._after: str | None = None
+
+    def judge_some(self, here: "DuckDBPyConnection", size: int) -> list[float]:
+        """For how many seconds the warehouse was held, each time."""
+        warehouse = self._pipeline.warehouse
+        if isinstance(warehouse, ServedWarehouse):
+            # Its readers wait for nobody; and what a session has in temporary tables ends with it.
+            with warehouse.write() as there:
+                began = monotonic()
+                if self._choose(there, size):
+                    self._judge(there)
+                    self._store(there)
+            return [monotonic() - began]
+        with warehouse.lent(here, read_only=True):
+            began = monotonic()
+            is_any = self._choose(here, size)
+        held_s = [monotonic() - began]
+        if is_any:
+            self._judge(here)
+            with warehouse.lent(here):
+                began = monotonic()
+                self._store(here)
+            held_s.append(monotonic() - began)
+        return held_s
+
+    def _choose(self, connection: "DuckDBPyConnection", size: int) -> bool:
+        """Copy what is judged next; whether that is anything."""
+        if self._after is None:
+            [(known, to_judge, without_screening)] = connection.execute(
+                sql("replay_counted"), self._of_policy | {"only": self._only}
+            ).fetchall()
+            self._report.known += known
+            self._report.without_screening += without_screening
+            self._after = ""
+            if not to_judge:
+                self.is_done = True
+                return False
+        _choose(connection, "replay_next", self._of_policy | {"only": self._only, "after": self._after, "size": size})
+        [(chosen,)] = connection.execute("SELECT count(*) FROM chosen").fetchall()
+        self.is_done = chosen < size
+        return bool(chosen)
+
+    def _judge(self, connection: "DuckDBPyConnection") -> None:
+        self._judging.judge(connection, self._pipeline.engine.version, self._hour)
+
+    def _store(self, connection: "DuckDBPyConnection") -> None:
+        """Of what others changed since it was chosen, nothing: what they judged is known, what they screened is chosen
+        again."""
+        report, policy, now = self._report, self._pipeline.policy, self._pipeline.clock()
+        [(known,)] = connection.execute(sql("replay_known"), self._of_policy).fetchall()
+        [(stale,)] = connection.execute(
+            sql("replay_stale"), {"hour": self._hour, "engine": self._of_policy["engine"]}
+        ).fetchall()
+        if known or stale:
+            connection.execute("DELETE FROM broken WHERE recording_id NOT IN (SELECT recording_id FROM judged)")
+        if stale:
+            self.is_done = False
+        else:
+            [(self._after,)] = connection.execute("SELECT max(recording_id) FROM chosen").fetchall()
+        connection.execute(
+            "INSERT INTO policies VALUES ($version, $content, $now) ON CONFLICT DO NOTHING",
+            {"version": policy.policy_version, "content": policy.content, "now": now},
+        )
+        [(changed,)] = connection.execute(sql("replay_changed"), {"hour": self._hour}).fetchall()
+        [(judged,)] = connection.execute(
+            "INSERT INTO verdicts BY NAME "
+            "SELECT *, $now AS judged_at, $run AS run_id FROM judged ORDER BY recording_id",
+            {"now": now, "run": self._run_id},
+        ).fetchall()
+        connection.execute("INSERT INTO violations BY NAME FROM broken ON CONFLICT DO NOTHING")
+        note_change(connection, [self._hour])
+        report.known += known
+        report.judged += judged
+        report.changed += changed
+        report.verdicts.update(dict(connection.execute("SELECT verdict, count(*) FROM judged GROUP BY ALL").fetchall()))
 
 
-def judged_again(
-    connection: "DuckDBPyConnection",
-    judging: "Judging",
-    engine_version: str,
-    hour: datetime,
-    part: int = 0,
-    parts: int = 1,
-) -> int:
-    """Evaluate what an engine screened in an hour, or one of several parts of it; returns how many recordings.
-
-    Leaves temporary tables in the connection, which may be one for reading: `judged` with the columns of `verdicts`
-    but judged_at and run_id, `broken` with those of `violations`. Nothing is stored.
-    """
-    connection.execute(sql("replay_part"), {"hour": hour, "engine": engine_version, "part": part, "parts": parts})
-    return judging.judge(connection, engine_version, hour)
+def _choose(connection: "DuckDBPyConnection", which: str, parameters: dict[str, Any]) -> None:
+    """Copy screenings, and what was found in them, into the temporary tables `chosen` and `said`."""
+    connection.execute(sql(which), parameters)
+    connection.execute(sql("replay_said"), {name: parameters[name] for name in ("hour", "engine")})
 
 
-def hour_parts(connection: "DuckDBPyConnection", engine_version: str, hour: datetime, size: int = PART_SIZE) -> int:
-    """In how many parts to look at the hour, so that the warehouse is held shortly for each; at least one."""
-    [(screened,)] = connection.execute(
-        "SELECT count(*) FROM screenings WHERE partition_hour = $hour AND engine_version = $engine",
-        {"hour": hour, "engine": engine_version},
-    ).fetchall()
-    return max(1, -(-int(screened) // size))
+def choose_part(
+    connection: "DuckDBPyConnection", engine_version: str, hour: datetime, part: int = 0, parts: int = 1
+) -> None:
+    """Lay out for `Judging.judge` what an engine screened in an hour, or one of several parts of it."""
+    _choose(connection, "replay_part", {"hour": hour, "engine": engine_version, "part": part, "parts": parts})
 
 
 _Kind = tuple[str, str | None]
@@ -171,12 +218,14 @@ class _Part:
     """Rules whose outcomes hang together, by their numbers in the pack, and what they look at.
 
     kinds: of findings; by bits, 1: it may be the one of two that must come together, 2: the other, 4: when it is said
-    matters. facts: columns. dated: so is the local time.
+    matters, 8: it must not come too early. needs: of these bits, those without which it is as if nothing was found.
+    facts: columns. dated: so is the local time.
     """
 
     pack: PolicyPack
     rules: tuple[int, ...]
     kinds: dict[_Kind, int]
+    needs: int
     facts: tuple[str, ...]
     dated: bool
 
@@ -187,6 +236,7 @@ class Judging:
     def __init__(self, policy: PolicyPack) -> None:
         self.policy = policy
         self._parts = list(_taken_apart(policy))
+        self._views: dict[tuple[Any, ...], int] = {}
         self._known: dict[tuple[Any, ...], int] = {}
         self._outcomes: list[_Outcome] = []
         self._numbers: dict[_Outcome, int] = {}
@@ -198,42 +248,55 @@ class Judging:
         self._by_minute = not any(at.second or at.microsecond for t in times for at in (t.earliest, t.latest))
 
     def judge(self, connection: "DuckDBPyConnection", engine_version: str, hour: datetime) -> int:
-        """Judge the screenings in the temporary table `chosen`; see `judged_again`."""
+        """Evaluate the screenings in the temporary table `chosen` by the findings in `said`; returns how many.
+
+        Leaves temporary tables in the connection, which may be one for reading: `judged` with the columns of `verdicts`
+        but judged_at and run_id, `broken` with those of `violations`. Nothing is stored.
+        """
         if len(self._known) > _REMEMBERED:
             self._known.clear()
+            self._views.clear()
             self._outcomes.clear()
             self._numbers.clear()
-        of_hour = {"hour": hour, "engine": engine_version}
         connection.execute(sql("replay_facts"), {"limits": self._limits_ms})
         connection.execute(sql("replay_recordings"), {"limits": self._limits_ms, "by_minute": self._by_minute})
-        self._lay_out_pack(connection)
-        connection.execute(sql("replay_heard"), of_hour | {"thresholds": self._thresholds, "limits": self._limits_ms})
-        connection.execute(sql("replay_shapes"))
         facts = {row["facts_no"]: row for row in _rows(connection, "FROM facts")}
-        seen = {
-            number: [(no, *(_hashable(row[name]) for name in part.facts)) for no, part in enumerate(self._parts)]
-            for number, row in facts.items()
-        }
-        came = self._of_shapes(connection, hour, facts, seen)
+        views = self._lay_out_pack(connection, facts)
+        connection.execute(sql("replay_heard"), {"thresholds": self._thresholds, "limits": self._limits_ms})
+        connection.execute(sql("replay_shapes"))
+        came = self._of_shapes(connection, facts, views)
         blank = [
-            (number, keys[0], self._outcome((*keys, None, None, ""), facts[number], ()))
-            for number, by_part in seen.items()
-            for keys in by_part
+            (view, self._outcome((view, None, None, ""), part, facts[facts_no], ()))
+            for view, (part, facts_no) in views.items()
         ]
         self._lay_out_outcomes(connection, came, blank)
         connection.execute(sql("replay_told"))
-        connection.execute(sql("replay_fired"), {"hour": hour})
+        connection.execute(sql("replay_fired"))
         connection.execute(sql("replay_decided"))
         self._lay_out_verdicts(connection)
-        of_hour["policy"] = self.policy.policy_version
-        connection.execute(sql("replay_broken"), of_hour)
-        connection.execute(sql("replay_judged"), of_hour)
+        key = {"hour": hour, "engine": engine_version, "policy": self.policy.policy_version}
+        connection.execute(sql("replay_broken"), key)
+        connection.execute(sql("replay_judged"), key)
         [(count,)] = connection.execute("SELECT count(*) FROM judged").fetchall()
         return int(count)
 
-    def _lay_out_pack(self, connection: "DuckDBPyConnection") -> None:
+    def _lay_out_pack(
+        self, connection: "DuckDBPyConnection", facts: dict[int, dict[str, Any]]
+    ) -> dict[int, tuple[int, int]]:
+        """View -> part, and facts of which the part sees no more than this view; the same view for as long as known."""
         rules = self.policy.rules
-        looks = [(no, *kind, side) for no, part in enumerate(self._parts) for kind, side in part.kinds.items()]
+        views: dict[int, tuple[int, int]] = {}
+        of_facts: list[tuple[Any, ...]] = []
+        bits = [self._bits(part.rules) for part in self._parts]
+        for facts_no, row in facts.items():
+            for no, part in enumerate(self._parts):
+                seen = (no, *(_hashable(row[name]) for name in part.facts))
+                view = self._views.setdefault(seen, len(self._views))
+                views[view] = no, facts_no
+                of_facts.append((facts_no, no, view, part.dated, bits[no]))
+        looks = [
+            (no, *kind, side, part.needs) for no, part in enumerate(self._parts) for kind, side in part.kinds.items()
+        ]
         _table(
             connection,
             "rules",
@@ -244,32 +307,29 @@ class Judging:
         )  # fmt: skip
         _table(
             connection,
-            "parts",
-            {"part": "INT", "dated": "BOOLEAN", "rules": "BIT"},
-            [(no, part.dated, self._bits(part.rules)) for no, part in enumerate(self._parts)],
+            "views",
+            {"facts_no": "BIGINT", "part": "INT", "view_no": "INT", "dated": "BOOLEAN", "rules": "BIT"},
+            of_facts,
         )
         _table(
             connection,
             "looks",
-            {"look_no": "INT", "part": "INT", "kind": "VARCHAR", "phrase": "VARCHAR", "side": "INT"},
+            {"look_no": "INT", "part": "INT", "kind": "VARCHAR", "phrase": "VARCHAR", "side": "INT", "needs": "INT"},
             [(look_no, *look) for look_no, look in enumerate(looks)],
         )
+        return views
 
     def _of_shapes(
-        self,
-        connection: "DuckDBPyConnection",
-        hour: datetime,
-        facts: dict[int, dict[str, Any]],
-        seen: dict[int, list[tuple[Any, ...]]],
+        self, connection: "DuckDBPyConnection", facts: dict[int, dict[str, Any]], views: dict[int, tuple[int, int]]
     ) -> list[tuple[int, int]]:
         """(shape, outcome). The findings are fetched of those only that were not met before."""
-        shapes = connection.execute("SELECT shape_no, facts_no, part, clock, zone, shape FROM shapes").fetchall()
-        keys = {no: (*seen[facts_no][part], *rest) for no, facts_no, part, *rest in shapes}
-        facts_of = {no: facts_no for no, facts_no, *_ in shapes}
-        new = {key: no for no, key in keys.items() if key not in self._known}
-        found: dict[int, list[Finding]] = {no: [] for no in new.values()}
+        keys = {
+            no: tuple(key)
+            for no, *key in connection.execute("SELECT shape_no, view_no, clock, zone, shape FROM shapes").fetchall()
+        }
+        found: dict[int, list[Finding]] = {no: [] for no, key in keys.items() if key not in self._known}
         for no, kind, phrase, detector, speaker, start_ms, confidence, masked in connection.execute(
-            sql("replay_found"), {"hour": hour, "new": list(found)}
+            sql("replay_found"), {"new": list(found)}
         ).fetchall():
             found[no].append(
                 Finding(
@@ -277,14 +337,16 @@ class Judging:
                 )
             )
         for no, findings in found.items():
-            self._outcome(keys[no], facts[facts_of[no]], findings)
+            part, facts_no = views[keys[no][0]]
+            self._outcome(keys[no], part, facts[facts_no], findings)
         return [(no, self._known[key]) for no, key in keys.items()]
 
-    def _outcome(self, key: tuple[Any, ...], facts: dict[str, Any], findings: Sequence[Finding]) -> int:
-        """Number of what comes of a part's rules. key: the part, what it sees of the facts, clock, zone, shape."""
+    def _outcome(self, key: tuple[Any, ...], part: int, facts: dict[str, Any], findings: Sequence[Finding]) -> int:
+        """Number of what comes of a part's rules. key: view, clock, zone, shape."""
         number = self._known.get(key)
         if number is None:
-            outcome = self._evaluated(self._parts[key[0]], facts, key[-3], key[-2], findings)
+            _view, clock, zone, _shape = key
+            outcome = self._evaluated(self._parts[part], facts, clock, zone, findings)
             number = self._numbers.setdefault(outcome, len(self._outcomes))
             if number == len(self._outcomes):
                 self._outcomes.append(outcome)
@@ -295,12 +357,13 @@ class Judging:
         self,
         part: _Part,
         row: dict[str, Any],
-        clock: datetime | None,
+        clock_us: int | None,
         zone: str | None,
         findings: Sequence[Finding],
     ) -> _Outcome:
+        clock = None if clock_us is None else _EPOCH + timedelta(microseconds=clock_us)
         if zone is None:
-            clock = _ANY_TIME if row["dated"] else None
+            clock = _EPOCH if row["dated"] else None
         facts = Facts(
             channel=Channel(row["channel"]),
             transcript_read=row["words_known"],
@@ -330,12 +393,12 @@ class Judging:
         return _Outcome(tuple(undetermined), tuple(fired))
 
     def _lay_out_outcomes(
-        self, connection: "DuckDBPyConnection", came: list[tuple[int, int]], blank: list[tuple[int, int, int]]
+        self, connection: "DuckDBPyConnection", came: list[tuple[int, int]], blank: list[tuple[int, int]]
     ) -> None:
         """What came of each shape, and of each part in a recording in which it looks at nothing."""
         used = {outcome for _, outcome in came} | {outcome for *_, outcome in blank}
         _table(connection, "came", {"shape_no": "BIGINT", "outcome_no": "INT"}, came)
-        _table(connection, "blank", {"facts_no": "BIGINT", "part": "INT", "outcome_no": "INT"}, blank)
+        _table(connection, "blank", {"view_no": "INT", "outcome_no": "INT"}, blank)
         _table(
             connection,
             "outcomes",
@@ -406,6 +469,7 @@ def _taken_apart(policy: PolicyPack) -> Iterator[_Part]:
             policy.model_copy(update={"rules": tuple(some)}),
             numbers,
             kinds,
+            _needs(some[0]) if len(some) == 1 else 0,
             _facts_seen(some),
             any(rule.when.metadata and rule.when.metadata.started_outside for rule in some),
         )
@@ -421,9 +485,18 @@ def _kinds(rule: Rule) -> dict[_Kind, int]:
     together = when.together
     for form in when.findings_forms:
         side = (form is together.one) + 2 * (form is together.other) if together else 0
+        side += 8 * bool(when.sequence and form is when.sequence.then)
         for kind in [*((kind, None) for kind in form.kinds), *((FindingKind.PHRASE, name) for name in form.phrases)]:
             kinds[kind] = kinds.get(kind, 0) | side
     return kinds
+
+
+def _needs(rule: Rule) -> int:
+    """See `_Part`: of a rule that asks for two things, and whose outcome nothing else that is said can change."""
+    when = rule.when
+    if when.findings or when.absent or when.metadata or rule.applies.or_said or rule.unless.phrases:
+        return 0
+    return 3 * bool(when.together and not when.sequence) + 8 * bool(when.sequence and not when.together)
 
 
 def _facts_seen(rules: Sequence[Rule]) -> tuple[str, ...]:

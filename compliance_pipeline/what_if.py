@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 HOUR = timedelta(hours=1)
 PIECE = 2_500
 """Recordings compared at a time."""
-HELD_S, LEAST_PAUSE_S = 0.2, 0.06
-"""For so long is the warehouse held at a time, and then left to others at least."""
 MOST_EXAMPLES = 10
 """Of each kind."""
 KINDS = ("added", "removed", "changed")
@@ -294,6 +292,7 @@ def diff(
     as long again.
     """
     from compliance_pipeline.replay import Judging
+    from compliance_pipeline.warehouse.warehouse import HELD_S, leave_to_others
 
     start = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     end = -(-(end - start) // HOUR) * HOUR + start
@@ -317,7 +316,7 @@ def diff(
             while todo and monotonic() - began < HELD_S:
                 _compare(connection, judging, engine_version, todo.popleft(), counts)
                 on_progress(pieces - len(todo), pieces)
-        sleep(max(monotonic() - began, LEAST_PAUSE_S))
+        leave_to_others(monotonic() - began)
     recordings = sum(row["recordings"] for row in hours)
     lexicon = _lexicon(live, new)
     return PolicyDiff(
@@ -415,10 +414,11 @@ def _compare(
     counts: _Counts,
 ) -> None:
     """Add a piece's recordings to `counts`. judging: by the live pack and by the new one."""
-    from compliance_pipeline.replay import judged_again
+    from compliance_pipeline.replay import choose_part
 
+    choose_part(connection, engine_version, *piece)
     for side, by in zip(("live", "new"), judging, strict=True):
-        judged_again(connection, by, engine_version, *piece)
+        by.judge(connection, engine_version, piece.hour)
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {side}_verdicts AS FROM judged")
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {side}_violations AS FROM broken")
     connection.execute(_PAIRS, {"hour": piece.hour, "canary": CANARY})
@@ -467,7 +467,8 @@ def _count_new(
 def _violations(connection: "DuckDBPyConnection", side: str) -> list[Violation]:
     rows = connection.execute(
         f"FROM {side}_violations SEMI JOIN pairs USING (recording_id) "
-        "SELECT recording_id, rule_id, verdict, violation_type, severity, confidence, start_ms, masked"
+        "SELECT recording_id, rule_id, verdict, violation_type, severity, confidence, start_ms, masked "
+        f"ORDER BY {side}_violations.rowid"
     ).fetchall()
     return [
         Violation(recording, rule, VerdictValue(verdict), kind, Severity(severity), confidence, start_ms, masked)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pytest
 
 from compliance_pipeline import steps
@@ -19,7 +20,7 @@ from compliance_pipeline.contracts.policy import Annotation, Detector, FindingKi
 from compliance_pipeline.contracts.verdict import VerdictValue
 from compliance_pipeline.intake.inbox import IncomingEvent
 from compliance_pipeline.platforms.port import Gone, MediaStream, NotYet, Platform
-from compliance_pipeline.replay import Judging, ReplayReport, hour_parts, judged_again, replay
+from compliance_pipeline.replay import Judging, ReplayReport, choose_part, replay
 from compliance_pipeline.sandbox.calls import Kind
 from compliance_pipeline.screening.engine import MediaFacts, Screening, WordsRead
 from compliance_pipeline.screening.findings import Finding
@@ -28,6 +29,9 @@ from compliance_pipeline.warehouse.tables import EvidenceRow
 from compliance_pipeline.warehouse.warehouse import Warehouse
 from compliance_pipeline_tests.warehouse.test_served import served
 from compliance_pipeline_tests.workshop import Workshop, recording, workshop
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 DEFAULT = load_policy()
 WILD = PolicyPack.model_validate_json(
@@ -65,6 +69,10 @@ WILD = PolicyPack.model_validate_json(
    "actions": ["tag_recording"], "channels": ["voice", "chat"],
    "when": {"findings": {"phrases": ["threat"], "speakers": ["agent"]},
             "metadata": {"started_outside": {"earliest": "08:00:00", "latest": "20:59:30"}}}},
+  {"id": "R-EXCUSED", "title": "t", "basis": [{"cite": "c"}], "severity": "low", "violation_type": "H",
+   "actions": ["tag_recording"],
+   "when": {"together": {"one": {"phrases": ["threat"]}, "other": {"kinds": ["government_id"]}, "within_s": 5}},
+   "unless": {"phrases": ["notice"]}},
   {"id": "R-PAUSE", "title": "t", "basis": [{"cite": "c"}], "severity": "high", "violation_type": "F",
    "actions": ["tag_recording"], "when": {"metadata": {"annotated": ["pause_not_resumed"]}}},
   {"id": "R-END", "title": "t", "basis": [{"cite": "c"}], "severity": "medium", "violation_type": "G",
@@ -305,8 +313,8 @@ def test_each_part_of_an_hour_can_be_judged_again_without_storing_anything(tmp_p
         verdicts: list[dict[str, Any]] = []
         for part in range(3):
             with shop.warehouse.read() as connection:
-                assert hour_parts(connection, Scripted.version, shop.at, 50) == 3
-                rows += judged_again(connection, judging, Scripted.version, shop.at, part, 3)
+                choose_part(connection, Scripted.version, shop.at, part, 3)
+                rows += judging.judge(connection, Scripted.version, shop.at)
                 found = connection.execute("SELECT * EXCLUDE partition_hour FROM judged")
                 names = [column[0] for column in found.description or ()]
                 verdicts += [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -342,7 +350,6 @@ def test_recordings_that_another_engine_screened_are_counted_and_left_to_their_m
 
 def test_others_get_the_warehouse_between_two_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compliance_pipeline.replay.PART_SIZE", 20)
-    monkeypatch.setattr("compliance_pipeline.replay.LEAST_SIZE", 20)
     monkeypatch.setattr("compliance_pipeline.replay.HELD_S", 0.001)
     with screened(tmp_path, DEFAULT, made_up(5, 60)) as shop:
         shop.pipeline.policy = STRICTER
@@ -358,6 +365,84 @@ def test_others_get_the_warehouse_between_two_parts(tmp_path: Path, monkeypatch:
         assert seen[:3] == [20, 40, 60]
 
 
+class Interrupted(Judging):
+    """Something happens each time between what was looked at and what is stored of it."""
+
+    def __init__(self, policy: PolicyPack, meanwhile: Callable[[], object]) -> None:
+        super().__init__(policy)
+        self._meanwhile = meanwhile
+
+    def judge(self, connection: "DuckDBPyConnection", engine_version: str, hour: datetime) -> int:
+        count = super().judge(connection, engine_version, hour)
+        self._meanwhile()
+        return count
+
+
+def test_what_another_judges_while_a_replay_reckons_is_known_and_not_judged_twice(tmp_path: Path) -> None:
+    made = made_up(8, 60)
+    with screened(tmp_path, DEFAULT, made) as shop:
+        shop.pipeline.policy = STRICTER
+        some = sorted(one.event.recording_id for one in made)[10:25]
+        others: list[ReplayReport] = []
+
+        def other() -> None:
+            if not others:
+                others.append(ReplayReport())
+                others[:] = [replay(shop.pipeline, [shop.at], "replay-other", only=some)]
+
+        report = replay(shop.pipeline, [shop.at], "replay-1", judging=Interrupted(STRICTER, other))
+        assert (report.judged, report.known, others[0].judged) == (45, 15, 15)
+        assert report.verdicts + others[0].verdicts == Counter(row["verdict"] for row in judged(shop, STRICTER)[0])
+        by_run = shop.warehouse.select(
+            "SELECT run_id, list(recording_id ORDER BY recording_id) AS ids FROM verdicts "
+            "WHERE policy_version = $policy GROUP BY run_id ORDER BY run_id",
+            {"policy": STRICTER.policy_version},
+        )
+        assert [(row["run_id"], len(row["ids"])) for row in by_run] == [("replay-1", 45), ("replay-other", 15)]
+        assert by_run[1]["ids"] == some
+        shop.pipeline.policy = anew(STRICTER)
+        replay(shop.pipeline, [shop.at], "replay-2")
+        for were, wanted in zip(judged(shop, STRICTER), judged(shop, shop.pipeline.policy), strict=True):
+            assert were == [row | {"policy_version": STRICTER.policy_version} for row in wanted]
+
+
+def test_what_is_screened_anew_while_a_replay_reckons_is_judged_by_what_was_found_last(tmp_path: Path) -> None:
+    made = made_up(9, 60)
+    with screened(tmp_path, DEFAULT, made) as shop:
+        [first, *_] = broken = sorted({row["recording_id"] for row in judged(shop, DEFAULT)[1] if row["finding_no"]})
+        times = 0
+
+        def screen_anew() -> None:
+            nonlocal times
+            times += 1
+            if times == 1:
+                with Warehouse(shop.warehouse.path).write() as connection:
+                    for change in (
+                        "DELETE FROM findings",
+                        "UPDATE screenings SET screened_at = screened_at + INTERVAL 1 SECOND",
+                    ):
+                        connection.execute(f"{change} WHERE recording_id = $id", {"id": first})
+
+        shop.pipeline.policy = anew(DEFAULT)
+        report = replay(shop.pipeline, [shop.at], "replay-1", judging=Interrupted(shop.pipeline.policy, screen_anew))
+        assert (report.judged, report.known, times) == (60, 0, 2)
+        after = {row["recording_id"] for row in judged(shop, shop.pipeline.policy)[1] if row["finding_no"]}
+        assert after == set(broken) - {first}
+
+
+def test_what_a_failed_block_wrote_on_a_lent_connection_is_gone_and_its_own_tables_stay(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path / "it's here" / "warehouse.duckdb", lock_timeout_s=1)
+    with duckdb.connect() as here:
+        with warehouse.lent(here, read_only=True):
+            here.execute("CREATE TEMP TABLE counted AS SELECT count(*) AS n FROM policies")
+        with pytest.raises(duckdb.InvalidInputException), warehouse.lent(here):
+            here.execute("INSERT INTO policies VALUES ('p', '{}', now()); SELECT error('broken off')")
+        assert Warehouse(warehouse.path, lock_timeout_s=1).select("FROM policies") == []
+        with warehouse.lent(here):
+            here.execute("INSERT INTO policies SELECT 'p' || n, '{}', now() FROM counted")
+        assert [row["policy_version"] for row in warehouse.select("FROM policies")] == ["p0"]
+
+
 DIES = """
 import sys
 from datetime import datetime
@@ -367,7 +452,7 @@ from compliance_pipeline import replay
 from compliance_pipeline.clock import utc_now
 from compliance_pipeline.warehouse.warehouse import Warehouse
 from compliance_pipeline_tests.test_replay import STRICTER, Scripted
-replay.PART_SIZE = replay.LEAST_SIZE = 10
+replay.PART_SIZE = 10
 replay.HELD_S = 0.001
 pipeline = SimpleNamespace(
     warehouse=Warehouse(Path(sys.argv[1])), policy=STRICTER, engine=Scripted([]), clock=utc_now)

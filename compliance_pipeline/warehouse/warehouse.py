@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
@@ -22,8 +23,20 @@ if TYPE_CHECKING:
     from compliance_pipeline.settings import Settings
 
 LOCK_TIMEOUT_S = 60.0
+POLL_S = 0.005
 _SIGNS_OF_DAMAGE = ("not a valid DuckDB database file", "Could not read enough bytes", "Corrupt database file")
 MARTS = ("latency_by_hour", "violations_by_hour")
+_shared: "ContextVar[tuple[Warehouse, DuckDBPyConnection] | None]" = ContextVar("_shared", default=None)
+KEYS = {
+    "recordings": "recording_id",
+    "media": "recording_id, engine_version",
+    "findings": "recording_id, engine_version, finding_no",
+    "screenings": "recording_id, engine_version",
+    "verdicts": "recording_id, policy_version, engine_version",
+    "stage_times": "recording_id, stage",
+    "remediations": "recording_id, rule_id, action, revision",
+}
+"""Of the tables without an index: what there is one of in a partition hour. `insert_new` sees to it."""
 
 
 class WarehouseError(Exception):
@@ -60,14 +73,23 @@ def prepare(connection: "DuckDBPyConnection") -> None:
         return
     with duckdb.connect() as fresh:
         fresh.execute(sql("schema"))
-        wanted = _columns(fresh)
+        wanted, wanted_keys = _columns(fresh), _primary_keys(fresh)
     connection.begin()
     present = _columns(connection)
     for table in present.keys() & wanted.keys():
         for name in wanted[table].keys() - present[table].keys():
             # Rows of before hold nothing here: NOT NULL is for new files only.
             connection.execute(f'ALTER TABLE {table} ADD COLUMN "{name}" {wanted[table][name]}')
+    # A key can't be changed: such a table is written anew.
+    again = [
+        table for table, key in _primary_keys(connection).items() if table in wanted and key != wanted_keys.get(table)
+    ]
+    for table in again:
+        connection.execute(f"ALTER TABLE {table} RENAME TO {table}_before")
     connection.execute(sql("schema"))
+    for table in again:
+        connection.execute(f"INSERT INTO {table} BY NAME FROM {table}_before")
+        connection.execute(f"DROP TABLE {table}_before")
     if present and "changed_hours" not in present:
         # Of a file of before: each hour with a number of its own, so that they are published in parts.
         connection.execute(
@@ -91,6 +113,14 @@ def _columns(connection: "DuckDBPyConnection") -> dict[str, dict[str, str]]:
     return tables
 
 
+def _primary_keys(connection: "DuckDBPyConnection") -> dict[str, list[str]]:
+    return dict(
+        connection.execute(
+            "SELECT table_name, constraint_column_names FROM duckdb_constraints() WHERE constraint_type = 'PRIMARY KEY'"
+        ).fetchall()
+    )
+
+
 @contextmanager
 def telling_damage(path: Path) -> Iterator[None]:
     """Raises WarehouseDamaged for what DuckDB says of a file that it can't read."""
@@ -105,6 +135,11 @@ def telling_damage(path: Path) -> Iterator[None]:
             f"The warehouse {path} is damaged: stop everything, restore your backup and remove the "
             "folder `snapshots` beside it; what came in since is fetched again by a backfill. Nothing was written."
         ) from None
+
+
+def _commit(connection: "DuckDBPyConnection") -> None:
+    connection.execute("SELECT 1")  # after a statement that failed a commit stores nothing, and only this says so
+    connection.commit()
 
 
 class Warehouse:
@@ -127,25 +162,33 @@ class Warehouse:
 
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator["DuckDBPyConnection"]:
+        with self._locked() as deadline, self._open(read_only, deadline) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+
+    @contextmanager
+    def _locked(self) -> Iterator[float]:
+        """Nobody else has the file; yields until when to wait for whoever does not know this lock."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         deadline = monotonic() + self._lock_timeout_s
         try:
-            self._lock.acquire()
+            self._lock.acquire(poll_interval=POLL_S)
         except Timeout:
             raise self._busy() from None
         try:
-            with telling_damage(self.path), self._open(read_only, deadline) as connection:
-                connection.execute("SET TimeZone = 'UTC'")
-                yield connection
+            with telling_damage(self.path):
+                yield deadline
         finally:
             self._lock.release()
 
-    def _open(self, read_only: bool, deadline: float) -> "DuckDBPyConnection":
+    def _open(
+        self, read_only: bool, deadline: float, here: "DuckDBPyConnection | None" = None
+    ) -> "AbstractContextManager[DuckDBPyConnection]":
         import duckdb
 
         while True:
             try:
-                return duckdb.connect(self.path, read_only=read_only)
+                return _attached(here, self.path, read_only) if here else duckdb.connect(self.path, read_only=read_only)
             except duckdb.IOException as error:
                 # A notebook or a DuckDB shell knows DuckDB's own lock only.
                 if "Could not set lock" not in str(error):
@@ -173,7 +216,7 @@ class Warehouse:
             except BaseException:
                 connection.rollback()
                 raise
-            connection.commit()
+            _commit(connection)
 
     @contextmanager
     def read(self) -> Iterator["DuckDBPyConnection"]:
@@ -184,53 +227,105 @@ class Warehouse:
         with self._connect(read_only=True) as connection:
             yield connection
 
+    @contextmanager
+    def lent(self, here: "DuckDBPyConnection", read_only: bool = False) -> Iterator[None]:
+        """One transaction, as by `write` or `read`, on the caller's own connection in memory, which is set to UTC; its
+        temporary tables outlast it."""
+        if not self._created:
+            with self.write():
+                pass
+        with self._locked() as deadline, self._open(read_only, deadline, here):
+            here.begin()
+            try:
+                yield
+            except BaseException:
+                here.rollback()
+                raise
+            _commit(here)
+
     def read_hours(self, _hours: Collection[datetime]) -> "AbstractContextManager[DuckDBPyConnection]":
         """To read nothing but these partition hours, with files of this machine beside them."""
         return self.read()
 
-    def append(self, rows: Sequence[Row], *, instead_of: Sequence[tuple[str, str]] = ()) -> int:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let `select` and `describe` in the block read one state, at the price of one open. Nothing may be written."""
+        with self._reading() as connection:
+            token = _shared.set((self, connection))
+            try:
+                yield
+            finally:
+                _shared.reset(token)
+
+    @contextmanager
+    def _reading(self) -> Iterator["DuckDBPyConnection"]:
+        shared = _shared.get()
+        if shared and shared[0] is self:
+            yield shared[1]
+        else:
+            with self.read() as connection:
+                yield connection
+
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        instead_of: Sequence[tuple[str, str]] = (),
+        then: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> int:
         """Add rows of any tables in one transaction; returns how many were new. A known key changes nothing.
 
         instead_of: (recording, engine version) that were screened anew: what was found of them before goes, and the
-        clips of that.
+        clips of that. then: a statement about the rows and its parameters, in the same transaction.
         """
         if not rows:
             return 0
         by_table: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             by_table[row.table].append(asdict(row))
+        hours = {hour for row in rows if (hour := getattr(row, "partition_hour", None))}
         added = 0
         with self.write() as connection:
-            for table in ("findings", "screenings", "media", "evidence") if instead_of else ():
-                for recording_id, engine in instead_of:
-                    connection.execute(
-                        f"DELETE FROM {table} WHERE recording_id = $id AND engine_version = $engine",  # noqa: S608
-                        {"id": recording_id, "engine": engine},
-                    )
+            for table in ("findings", "screenings", "media", "evidence") if instead_of and hours else ():
+                connection.execute(
+                    f"DELETE FROM {table} USING (SELECT unnest($again, recursive := true)) AS again "  # noqa: S608
+                    "WHERE partition_hour BETWEEN $first AND $last "
+                    f"AND {table}.recording_id = again.recording_id AND {table}.engine_version = again.engine_version",
+                    {
+                        "again": [{"recording_id": one, "engine_version": engine} for one, engine in instead_of],
+                        "first": min(hours),
+                        "last": max(hours),
+                    },
+                )
             for table, values in by_table.items():
-                added += connection.execute(
-                    f"INSERT INTO {table} BY NAME SELECT unnest($rows, recursive := true) ON CONFLICT DO NOTHING",
-                    {"rows": values},
-                ).fetchall()[0][0]
-            hours = {hour for row in rows if (hour := getattr(row, "partition_hour", None))}
+                given, parameters = "SELECT unnest($rows, recursive := true)", {"rows": values}
+                if table in KEYS:
+                    added += insert_new(connection, table, given, parameters, hours)
+                else:
+                    added += connection.execute(
+                        f"INSERT INTO {table} BY NAME {given} ON CONFLICT DO NOTHING", parameters
+                    ).fetchall()[0][0]
+            if then:
+                connection.execute(*then)
             note_change(connection, hours)
         return added
 
     def select(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows of a query, as dictionaries with aware UTC times."""
-        with self.read() as connection:
+        with self._reading() as connection:
             result = connection.execute(query, parameters or {})
             names = [column[0] for column in result.description or ()]
             return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
-    def refresh_mart(self, mart: str, hour: datetime, **parameters: Any) -> int:
-        """Rebuild one hour of a mart; cost follows the rows of the hour. Returns the mart's rows for it."""
-        if mart not in MARTS:
-            raise ValueError(f"no such mart: {mart}")
+    def refresh_marts(self, hour: datetime, marts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Rebuild one hour of marts, each with its parameters; cost follows the rows of the hour."""
         with self.write() as connection:
-            connection.execute(f"DELETE FROM {mart} WHERE partition_hour = $hour", {"hour": hour})  # noqa: S608
+            for mart, parameters in marts.items():
+                if mart not in MARTS:
+                    raise ValueError(f"no such mart: {mart}")
+                connection.execute(f"DELETE FROM {mart} WHERE partition_hour = $hour", {"hour": hour})  # noqa: S608
+                connection.execute(sql(mart), {"hour": hour, **parameters})
             note_change(connection, [hour])
-            return int(connection.execute(sql(mart), {"hour": hour, **parameters}).fetchall()[0][0])
 
     def changed_hours(self, since: int) -> tuple[dict[datetime, int], int]:
         """Hours in which something was stored after change number `since`, with their newest number, lowest first; and
@@ -245,7 +340,7 @@ class Warehouse:
         return dict(rows), newest
 
     def describe(self, table: str, hour: datetime) -> "Described":
-        with self.read() as connection:
+        with self._reading() as connection:
             columns = connection.execute(
                 "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = $table "
                 "ORDER BY column_index",
@@ -258,12 +353,61 @@ class Warehouse:
         return Described(columns, rows[0])
 
 
+def _attached(here: "DuckDBPyConnection", path: Path, read_only: bool) -> "AbstractContextManager[DuckDBPyConnection]":
+    """Attached already, so that the caller sees what DuckDB says of the file; detached at the end."""
+    quoted = str(path).replace("'", "''")
+    here.execute(f"ATTACH '{quoted}' AS lent (READ_ONLY {read_only})")
+
+    @contextmanager
+    def until_the_end() -> Iterator["DuckDBPyConnection"]:
+        try:
+            here.execute("USE lent")
+            yield here
+        finally:
+            here.execute("USE memory")
+            here.execute("DETACH lent")
+
+    return until_the_end()
+
+
+HELD_S = 0.2
+"""For so long, about, does work that can wait hold the warehouse at a time: live runs need it too."""
+LEAST_PAUSE_S = 0.06
+"""Whoever waits for the warehouse looks every 50 ms whether it is free."""
+
+
+def leave_to_others(held_s: float, left_s: float = 0.0) -> None:
+    """After it was held: others get it for as long. left_s: for so long it was left to them meanwhile."""
+    sleep(max(held_s - left_s, LEAST_PAUSE_S))
+
+
 def warehouse_of(settings: "Settings", lock_timeout_s: float = LOCK_TIMEOUT_S) -> Warehouse:
     if not settings.warehouse_url:
         return Warehouse(settings.warehouse_path, lock_timeout_s)
     from compliance_pipeline.warehouse.served import ServedWarehouse
 
     return ServedWarehouse(settings.warehouse_url, settings.warehouse_shared_secret, lock_timeout_s)
+
+
+def insert_new(
+    connection: "DuckDBPyConnection",
+    table: str,
+    query: str,
+    parameters: Mapping[str, Any],
+    hours: Collection[datetime],
+) -> int:
+    """Insert those rows of the query, all of these partition hours, whose key the table doesn't hold; how many.
+
+    table: of KEYS. In the writer's transaction, so that nobody else adds the same key meanwhile.
+    """
+    return int(
+        connection.execute(
+            f"INSERT INTO {table} BY NAME SELECT DISTINCT ON ({KEYS[table]}) * FROM ({query}) "  # noqa: S608
+            f"ANTI JOIN (SELECT {KEYS[table]} FROM {table} WHERE partition_hour BETWEEN $first AND $last) "
+            f"USING ({KEYS[table]})",
+            {**parameters, "first": min(hours), "last": max(hours)},
+        ).fetchall()[0][0]
+    )
 
 
 def note_change(connection: "DuckDBPyConnection", hours: Collection[datetime]) -> None:

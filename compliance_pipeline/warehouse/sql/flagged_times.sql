@@ -25,5 +25,4 @@ WITH tagged AS (
     FROM judged JOIN tagged USING (recording_id)
 )
 SELECT recording_id, stage, partition_hour, channel, started_at, ended_at, epoch(ended_at - started_at) AS seconds
-FROM added
-ON CONFLICT DO NOTHING;
+FROM added ANTI JOIN (SELECT recording_id, stage FROM stage_times WHERE partition_hour = $hour) USING (recording_id, stage);

@@ -1,4 +1,5 @@
--- $hour, $engine, $policy: the violations of the recordings in `replayed`, as in `violations`.
+-- $hour, $engine, $policy: the violations of the recordings in `replayed`, as in `violations`; in the pack's order, as
+-- runs store them.
 CREATE OR REPLACE TEMP TABLE broken AS
 SELECT
     r.recording_id,
@@ -20,3 +21,4 @@ SELECT
 FROM fired f
 JOIN rules w USING (rule_no)
 JOIN replayed r USING (n)
+ORDER BY r.recording_id, f.rule_no

@@ -4,12 +4,18 @@ WITH deciding AS (
     SELECT n, rule_no, confidence, start_ms
     FROM fired JOIN rules USING (rule_no)
     QUALIFY row_number() OVER (PARTITION BY n ORDER BY precedence, confidence DESC, start_ms, rule_no) = 1
+), by_view AS (
+    SELECT v.facts_no, v.view_no, v.rules, o.undetermined, bit_count(o.undetermined) > 0 AS is_open
+    FROM views v JOIN blank USING (view_no) JOIN outcomes o USING (outcome_no)
 ), of_facts AS (
-    SELECT facts_no, bit_or(undetermined) AS undetermined
-    FROM blank JOIN outcomes USING (outcome_no) GROUP BY facts_no
+    SELECT facts_no, bit_or(undetermined) AS undetermined FROM by_view GROUP BY facts_no
 ), of_findings AS (
-    SELECT n, bit_or(undetermined) AS undetermined, bit_or(rules) AS rules
-    FROM told JOIN outcomes USING (outcome_no) JOIN parts USING (part) GROUP BY n
+    SELECT t.n, bit_or(o.undetermined) AS undetermined, bit_or(v.rules) AS rules
+    FROM told t
+    JOIN outcomes o USING (outcome_no)
+    JOIN (SELECT DISTINCT view_no, rules, is_open FROM by_view) v USING (view_no)
+    WHERE v.is_open OR bit_count(o.undetermined) > 0
+    GROUP BY t.n
 )
 SELECT
     r.n,

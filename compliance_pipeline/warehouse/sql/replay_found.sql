@@ -1,9 +1,8 @@
 -- $new: shapes; their findings in order.
 SELECT s.shape_no, f.kind, f.phrase, f.detector, f.speaker, f.start_ms, f.confidence, f.masked
 FROM (
-    SELECT shape_no, unnest(found).found_at AS found_at, generate_subscripts(found, 1) AS place
+    SELECT shape_no, one.n AS n, unnest(one.found) AS finding
     FROM shapes WHERE shape_no IN (SELECT unnest($new::BIGINT[]))
 ) s
-JOIN findings f ON f.rowid = s.found_at
-WHERE f.partition_hour = $hour
-ORDER BY s.shape_no, s.place
+JOIN said f ON f.n = s.n AND f.finding_no = ((s.finding >> 20) & 68719476735)::INTEGER
+ORDER BY s.shape_no, s.finding

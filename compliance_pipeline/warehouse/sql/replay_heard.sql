@@ -1,49 +1,54 @@
 -- The findings that each part of the pack looks at, by recording and in order of time; `shape` is equal where its rules
--- can't tell them apart. A recording of which a part looks at nothing has no row, but where it looks at the local time.
+-- can't tell them apart. A recording in which a part finds nothing to look at, or lacks what it needs, has no row, but
+-- where it looks at the local time.
+-- found: of each finding, in one number that sorts: from bit 56 on its start, from bit 20 on its number in the recording,
+-- and below what it is to the pack.
 CREATE OR REPLACE TEMP TABLE heard AS
 WITH looked_at AS (
     SELECT
-        r.n,
+        s.n,
         l.part,
         l.side,
-        f.confidence,
-        struct_pack(
-            start_ms := f.start_ms,
-            finding_no := f.finding_no,
-            found_at := f.rowid,
-            token := l.look_no * 12
-                + CASE f.detector WHEN 'tones' THEN 0 WHEN 'digits' THEN 3 WHEN 'text' THEN 6 ELSE 9 END
-                + CASE f.speaker WHEN 'agent' THEN 0 WHEN 'customer' THEN 1 ELSE 2 END,
-            confidence := f.confidence
-        ) AS finding
-    FROM findings f
-    JOIN replayed r USING (recording_id)
-    JOIN looks l ON l.kind = f.kind AND l.phrase IS NOT DISTINCT FROM f.phrase
-    WHERE f.partition_hour = $hour AND f.engine_version = $engine
-), ordered AS (
+        l.needs,
+        s.confidence,
+        (s.start_ms::HUGEINT << 56) + (s.finding_no::HUGEINT << 20)
+            + l.look_no * 12
+            + CASE s.detector WHEN 'tones' THEN 0 WHEN 'digits' THEN 3 WHEN 'text' THEN 6 ELSE 9 END
+            + CASE s.speaker WHEN 'agent' THEN 0 WHEN 'customer' THEN 1 ELSE 2 END AS finding
+    FROM said s
+    JOIN looks l ON l.kind = s.kind AND l.phrase IS NOT DISTINCT FROM s.phrase
+), complete AS (
+    SELECT n, part FROM looked_at WHERE needs > 0
+    GROUP BY n, part, needs HAVING bit_or(side) & needs = needs
+), grouped AS (
     SELECT
         n, part, list_sort(list(finding)) AS found, bit_or(side) AS side, min(confidence) AS low, max(confidence) AS high
     FROM looked_at
+    WHERE needs = 0 OR (n, part) IN (FROM complete)
     GROUP BY n, part
+), detailed AS (
+    SELECT g.n, g.part, list(s.confidence ORDER BY finding) AS confidences
+    FROM (SELECT n, part, unnest(found) AS finding FROM grouped WHERE low <> high) g
+    JOIN said s ON s.n = g.n AND s.finding_no = ((g.finding >> 20) & 68719476735)::INTEGER
+    GROUP BY g.n, g.part
 ), shaped AS (
     SELECT
-        n,
-        part,
-        found,
+        g.n,
+        g.part,
+        g.found,
         concat_ws(
             '|',
-            [x.token FOR x IN found],
-            CASE WHEN low = high THEN len([x FOR x IN $thresholds::DOUBLE[] IF low >= x])::VARCHAR
-                ELSE [x.confidence FOR x IN found]::VARCHAR END,
-            CASE WHEN side & 3 = 3 THEN [x.start_ms FOR x IN found]::VARCHAR
-                WHEN side & 4 = 4 THEN [len([y FOR y IN $limits::DOUBLE[] IF x.start_ms <= y]) FOR x IN found]::VARCHAR END
+            [x & 1048575 FOR x IN g.found],
+            coalesce(d.confidences::VARCHAR, len([x FOR x IN $thresholds::DOUBLE[] IF g.low >= x])::VARCHAR),
+            CASE WHEN g.side & 3 = 3 THEN [x >> 56 FOR x IN g.found]::VARCHAR
+                WHEN g.side & 4 = 4
+                THEN [len([y FOR y IN $limits::DOUBLE[] IF (x >> 56) <= y]) FOR x IN g.found]::VARCHAR END
         ) AS shape
-    FROM ordered
+    FROM grouped g LEFT JOIN detailed d USING (n, part)
 )
-SELECT n, r.facts_no, part, NULL::TIMESTAMPTZ AS clock, NULL::VARCHAR AS zone, shape, found
-FROM shaped JOIN replayed r USING (n) JOIN parts p USING (part)
-WHERE NOT p.dated OR r.zone IS NULL
+SELECT s.n, v.view_no, if(v.dated, r.clock, NULL) AS clock, if(v.dated, r.zone, NULL) AS zone, s.shape, s.found
+FROM shaped s JOIN replayed r USING (n) JOIN views v USING (facts_no, part)
 UNION ALL
-SELECT r.n, r.facts_no, p.part, r.clock, r.zone, coalesce(s.shape, ''), coalesce(s.found, [])
-FROM replayed r CROSS JOIN parts p LEFT JOIN shaped s ON s.n = r.n AND s.part = p.part
-WHERE p.dated AND r.zone IS NOT NULL
+SELECT r.n, v.view_no, r.clock, r.zone, '', []
+FROM replayed r JOIN views v USING (facts_no)
+WHERE v.dated AND r.zone IS NOT NULL AND NOT EXISTS (FROM grouped g WHERE g.n = r.n AND g.part = v.part)

@@ -2,19 +2,19 @@
 -- the minute has begun; before 1973 there were time zones that were off by seconds.
 CREATE OR REPLACE TEMP TABLE replayed AS
 SELECT
-    row_number() OVER () AS n,
+    c.n,
     f.facts_no,
     c.recording_id,
     c.channel,
     c.correlation_id,
     c.unscreenable_reason,
     c.called_time_zone AS zone,
-    CASE
+    epoch_us(CASE
         WHEN zone IS NULL THEN NULL
         WHEN NOT $by_minute OR c.started_at < '1973-01-01 00:00:00+00' THEN c.started_at
         WHEN c.started_at = date_trunc('minute', c.started_at) THEN c.started_at
         ELSE date_trunc('minute', c.started_at) + INTERVAL 30 SECOND
-    END AS clock
+    END) AS clock
 FROM chosen c
 JOIN facts f
     ON f.channel = c.channel AND f.direction IS NOT DISTINCT FROM c.direction

@@ -1,8 +1,11 @@
 -- Facts are append-only: a repeat of the same key changes nothing, a newer revision is a new row.
+-- The large tables have no index: each open reads its list of blocks, which grows with history, and a random id touches
+-- blocks all over it. Their keys are in `warehouse.KEYS`, held by the one writer, who looks only into the rows' hours.
+-- Where there is a key, it begins with what many rows share: an hour's part of the index lies together, and is small.
 -- All times are UTC; partition_hour is the hour in which the recording became available.
 
 CREATE TABLE IF NOT EXISTS recordings (
-    recording_id    VARCHAR PRIMARY KEY,
+    recording_id    VARCHAR NOT NULL,
     partition_hour  TIMESTAMPTZ NOT NULL,
     source          VARCHAR NOT NULL,
     channel         VARCHAR NOT NULL,
@@ -48,8 +51,7 @@ CREATE TABLE IF NOT EXISTS media (
     audio_channels  INTEGER NOT NULL,
     duration_ms     BIGINT NOT NULL,
     complete        BOOLEAN NOT NULL,
-    fetched_at      TIMESTAMPTZ NOT NULL,
-    PRIMARY KEY (recording_id, engine_version)
+    fetched_at      TIMESTAMPTZ NOT NULL
 );
 COMMENT ON TABLE media IS 'What was fetched and decoded of a recording. The media itself is not kept.';
 COMMENT ON COLUMN media.recording_id IS 'The platform''s id of the recording.';
@@ -79,8 +81,7 @@ CREATE TABLE IF NOT EXISTS findings (
     fingerprint     VARCHAR,
     phrase          VARCHAR,
     located         BOOLEAN NOT NULL,
-    spans           BIGINT[][] NOT NULL,
-    PRIMARY KEY (recording_id, engine_version, finding_no)
+    spans           BIGINT[][] NOT NULL
 );
 COMMENT ON TABLE findings IS 'What the detectors found, before any policy; a new policy is evaluated from these.';
 COMMENT ON COLUMN findings.recording_id IS 'The platform''s id of the recording.';
@@ -115,8 +116,7 @@ CREATE TABLE IF NOT EXISTS screenings (
     annotations         VARCHAR[],
     duration_ms         BIGINT,
     unscreenable_reason VARCHAR,
-    screened_at         TIMESTAMPTZ NOT NULL,
-    PRIMARY KEY (recording_id, engine_version)
+    screened_at         TIMESTAMPTZ NOT NULL
 );
 COMMENT ON TABLE screenings IS 'What a policy may know of a recording besides its findings: another policy is evaluated from both, without media.';
 COMMENT ON COLUMN screenings.recording_id IS 'The platform''s id of the recording.';
@@ -154,8 +154,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     unscreenable_reason VARCHAR,
     undetermined_rules  VARCHAR[] NOT NULL,
     judged_at           TIMESTAMPTZ NOT NULL,
-    run_id              VARCHAR NOT NULL,
-    PRIMARY KEY (recording_id, policy_version, engine_version)
+    run_id              VARCHAR NOT NULL
 );
 COMMENT ON TABLE verdicts IS 'One verdict a recording, policy and engine, in the guide''s terms; the newest is served.';
 COMMENT ON COLUMN verdicts.recording_id IS 'The platform''s id of the recording.';
@@ -204,7 +203,7 @@ CREATE TABLE IF NOT EXISTS violations (
     masked          VARCHAR NOT NULL,
     hits            INTEGER NOT NULL,
     finding_no      INTEGER,
-    PRIMARY KEY (recording_id, policy_version, engine_version, rule_id)
+    PRIMARY KEY (partition_hour, policy_version, engine_version, rule_id, recording_id)
 );
 COMMENT ON TABLE violations IS 'Every rule that a recording broke, with its best finding.';
 COMMENT ON COLUMN violations.recording_id IS 'The platform''s id of the recording.';
@@ -236,8 +235,7 @@ CREATE TABLE IF NOT EXISTS remediations (
     revised_at      TIMESTAMPTZ NOT NULL,
     run_id          VARCHAR NOT NULL,
     attempts        INTEGER DEFAULT 0,
-    due_at          TIMESTAMPTZ,
-    PRIMARY KEY (recording_id, rule_id, action, revision)
+    due_at          TIMESTAMPTZ
 );
 COMMENT ON TABLE remediations IS 'Each action for a violation: planned before the call, done, failed or dead after it.';
 COMMENT ON COLUMN remediations.recording_id IS 'The platform''s id of the recording.';
@@ -260,8 +258,7 @@ CREATE TABLE IF NOT EXISTS stage_times (
     channel         VARCHAR NOT NULL,
     started_at      TIMESTAMPTZ NOT NULL,
     ended_at        TIMESTAMPTZ NOT NULL,
-    seconds         DOUBLE NOT NULL,
-    PRIMARY KEY (recording_id, stage)
+    seconds         DOUBLE NOT NULL
 );
 COMMENT ON TABLE stage_times IS 'Where a recording''s time went; stages are defined in docs/metrics.md.';
 COMMENT ON COLUMN stage_times.recording_id IS 'The platform''s id of the recording.';
@@ -285,7 +282,7 @@ CREATE TABLE IF NOT EXISTS evidence (
     sha256          VARCHAR,
     made_at         TIMESTAMPTZ NOT NULL,
     run_id          VARCHAR NOT NULL,
-    PRIMARY KEY (recording_id, engine_version, finding_no)
+    PRIMARY KEY (partition_hour, engine_version, recording_id, finding_no)
 );
 COMMENT ON TABLE evidence IS 'The masked clip of each finding behind a broken rule, or why there is none.';
 COMMENT ON COLUMN evidence.recording_id IS 'The platform''s id of the recording.';
