@@ -24,17 +24,18 @@ def record(pipeline: Pipeline, hour: datetime, recording_ids: Sequence[str]) -> 
     if not real:
         return 0
     of = {"hour": hour, "ids": real}
-    entries = [
-        entry
-        for table, entry_of in (("media", _fetched), ("verdicts", _verdict), ("remediations", _action))
-        for row in pipeline.warehouse.select(
-            f"SELECT t.*, r.correlation_id AS announced_by FROM {table} t LEFT JOIN recordings r "  # noqa: S608
-            "ON r.partition_hour = t.partition_hour AND r.recording_id = t.recording_id "
-            "WHERE t.partition_hour = $hour AND t.recording_id IN (SELECT unnest($ids)) ORDER BY ALL",
-            of,
-        )
-        for entry in entry_of(row)
-    ]
+    with pipeline.warehouse.together():
+        entries = [
+            entry
+            for table, entry_of in (("media", _fetched), ("verdicts", _verdict), ("remediations", _action))
+            for row in pipeline.warehouse.select(
+                f"SELECT t.*, r.correlation_id AS announced_by FROM {table} t LEFT JOIN recordings r "  # noqa: S608
+                "ON r.partition_hour = t.partition_hour AND r.recording_id = t.recording_id "
+                "WHERE t.partition_hour = $hour AND t.recording_id IN (SELECT unnest($ids)) ORDER BY ALL",
+                of,
+            )
+            for entry in entry_of(row)
+        ]
     return ledger.record(pipeline.inbox.engine, entries, pipeline.clock())
 
 

@@ -84,13 +84,18 @@ def nothing_sensitive_is_stored(pipeline: Pipeline, hour: datetime, run_id: str 
     leaks: list[str] = []
     cells = 0
     clean: set[str] = set()
-    for table in FACT_TABLES:
-        for row in pipeline.warehouse.select(
-            f"SELECT * FROM {table} WHERE partition_hour = $hour AND ($run IS NULL OR recording_id IN "  # noqa: S608
-            "(SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND run_id = $run UNION ALL "
-            "SELECT recording_id FROM remediations WHERE partition_hour = $hour AND run_id = $run))",
-            {"hour": hour, "run": run_id},
-        ):
+    with pipeline.warehouse.together():
+        stored = {
+            table: pipeline.warehouse.select(
+                f"SELECT * FROM {table} WHERE partition_hour = $hour AND ($run IS NULL OR recording_id IN "  # noqa: S608
+                "(SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND run_id = $run UNION ALL "
+                "SELECT recording_id FROM remediations WHERE partition_hour = $hour AND run_id = $run))",
+                {"hour": hour, "run": run_id},
+            )
+            for table in FACT_TABLES
+        }
+    for table, rows in stored.items():
+        for row in rows:
             for column, text in _texts(row):
                 cells += 1
                 if text in clean:

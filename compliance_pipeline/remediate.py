@@ -26,7 +26,7 @@ from compliance_pipeline.steps import (
     outage_wait_s,
 )
 from compliance_pipeline.warehouse.tables import RemediationRow
-from compliance_pipeline.warehouse.warehouse import note_change, sql
+from compliance_pipeline.warehouse.warehouse import sql
 
 if TYPE_CHECKING:
     from compliance_pipeline.intake.inbox import InboxItem
@@ -117,18 +117,17 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
 
     engine = pipeline.engine.version
     items = {item.recording_id: item for item in batch_items(pipeline, batch)}
-    violations, history = _violations(pipeline, batch, engine, list(items))
+    with pipeline.warehouse.together():
+        violations, history = _violations(pipeline, batch, engine, list(items))
+        judged = judged_of(pipeline, batch, engine, list(items))
+        undone = _undone_of(pipeline, batch, judged, (PLANNED, FAILED, DEAD, WAITING))
     work = _Work(pipeline, batch, history)
     planned = plan(violations, pipeline.policy)
     purges = [p for p in planned if p.action is Action.PURGE_AFTER_REVIEW]
-    judged = judged_of(pipeline, batch, engine, list(items))
-    _drop(work, judged, {p.key for p in planned})
+    _drop(work, undone, {p.key for p in planned})
     due = _due(work, [p for p in planned if p.action is not Action.PURGE_AFTER_REVIEW])
     with holding(pipeline, batch):
         _carry_out(work, [p for p in due if p.action.is_reversible])
-        with pipeline.warehouse.write() as connection:
-            connection.execute(sql("flagged_times"), {"hour": batch.hour})
-            note_change(connection, [batch.hour])
         _carry_out(work, [p for p in due if p.action is Action.SUPERVISOR_CALLBACK])
         # A few at a time: of those that are under way when a run dies nobody knows whether they were sent.
         messages = [p for p in due if p.action is Action.NOTIFY]
@@ -143,7 +142,7 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     claimed = [one for one in settled if items[one].state is State.CLAIMED]
     work.report.settled = pipeline.inbox.done(claimed, batch.owner, pipeline.clock())
     # Asked for since the look above: `retry` writes its row first, so either it or we see the other.
-    late = {row["recording_id"] for row in _undone_of(work, settled, (FAILED,))}
+    late = {row["recording_id"] for row in _undone_of(pipeline, batch, settled, (FAILED,))}
     pipeline.inbox.reopen(sorted(late), pipeline.clock())
     for recording_id in sorted(items.keys() - judged):
         # Claimed, yet judged by another version of the engine or in another hour only: not to be held for ever.
@@ -153,10 +152,10 @@ def remediate_batch(pipeline: Pipeline, batch: Batch) -> RemediationReport:
     return work.report
 
 
-def _drop(work: _Work, judged: Collection[str], planned: Collection[str]) -> None:
+def _drop(work: _Work, undone: Sequence[dict[str, Any]], planned: Collection[str]) -> None:
     """Close what an earlier policy planned, never finished, and this one does not ask for."""
     rows = []
-    for row in _undone_of(work, judged, (PLANNED, FAILED, DEAD, WAITING)):
+    for row in undone:
         if idempotency_key(row["recording_id"], row["rule_id"], row["action"]) in planned:
             continue
         changed: dict[str, Any] = {"status": DROPPED, "due_at": None, "attempts": 0}
@@ -172,15 +171,17 @@ def _drop(work: _Work, judged: Collection[str], planned: Collection[str]) -> Non
 
 def _take_up_retries(work: _Work, judged: Collection[str]) -> None:
     """Leave open what a person asked to try again while this run was at it."""
-    for row in _undone_of(work, judged - work.waits.keys(), (FAILED,)):
+    for row in _undone_of(work.pipeline, work.batch, judged - work.waits.keys(), (FAILED,)):
         work.waits[row["recording_id"]].append(_Waits(work.pipeline.clock(), f"{row['action']} is to be tried again"))
 
 
-def _undone_of(work: _Work, recording_ids: Collection[str], statuses: Collection[str]) -> list[dict[str, Any]]:
-    return work.pipeline.warehouse.select(
+def _undone_of(
+    pipeline: Pipeline, batch: Batch, recording_ids: Collection[str], statuses: Collection[str]
+) -> list[dict[str, Any]]:
+    return pipeline.warehouse.select(
         "FROM latest_remediations WHERE partition_hour = $hour AND recording_id IN (SELECT unnest($ids)) "
         "AND status IN (SELECT unnest($statuses))",
-        {"hour": work.batch.hour, "ids": list(recording_ids), "statuses": list(statuses)},
+        {"hour": batch.hour, "ids": list(recording_ids), "statuses": list(statuses)},
     )
 
 
@@ -263,14 +264,15 @@ def _carry_out(
     planned: Sequence[PlannedAction],
     and_then: Callable[[list[ActionResult]], list[ActionResult]] = lambda results: results,
 ) -> list[ActionResult]:
-    """`and_then`: what else must be done before the results count."""
+    """`and_then`: what else must be done before the results count, and with them when each recording was flagged."""
     pipeline = work.pipeline
     settings = pipeline.settings
     now = pipeline.clock()
     pipeline.warehouse.append([work.row(p, now, status=PLANNED) for p in planned])
     means = Means(settings.compliance_queue, settings.supervisor_queue, settings.notify_urls)
     results = and_then(list(execute(pipeline.platform, planned, means, pipeline.clock)))
-    pipeline.warehouse.append([_result_row(work, result) for result in results])
+    rows = [_result_row(work, result) for result in results]
+    pipeline.warehouse.append(rows, then=(sql("flagged_times"), {"hour": work.batch.hour}))
     return results
 
 

@@ -356,10 +356,12 @@ def screen_batch(pipeline: Pipeline, batch: Batch) -> ScreenReport:
     """
     engine = pipeline.engine.version
     items = batch_items(pipeline, batch)
-    judged = judged_of(pipeline, batch, engine, [item.recording_id for item in items])
+    ids = [item.recording_id for item in items]
+    with pipeline.warehouse.together():
+        judged = judged_of(pipeline, batch, engine, ids)
+        again = _screened_before(pipeline, batch, engine, ids) - judged
     fresh = [item for item in items if item.recording_id not in judged]
     report = ScreenReport(known=len(items) - len(fresh))
-    again = _screened_before(pipeline, batch, engine, [item.recording_id for item in fresh])
     workers = ThreadPoolExecutor(pipeline.settings.fetch_workers, thread_name_prefix="screening")
     with holding(pipeline, batch), workers as pool:
         if again:
@@ -785,9 +787,9 @@ def judged_of(pipeline: Pipeline, batch: Batch, engine: str, ids: Sequence[str] 
     return {row["recording_id"] for row in rows}
 
 
-def refresh_mart(pipeline: Pipeline, mart: str, hour: datetime) -> int:
-    objective = Objective.of_settings(pipeline.settings).parameters if mart == "latency_by_hour" else {}
-    return pipeline.warehouse.refresh_mart(mart, hour, **objective)
+def refresh_marts(pipeline: Pipeline, marts: Sequence[str], hour: datetime) -> None:
+    objective = Objective.of_settings(pipeline.settings).parameters
+    pipeline.warehouse.refresh_marts(hour, {mart: objective if mart == "latency_by_hour" else {} for mart in marts})
 
 
 def headline(pipeline: Pipeline, mart: str, hour: datetime) -> dict[str, float]:

@@ -163,7 +163,7 @@ def test_another_hours_leak_is_another_hours(shop: Workshop) -> None:
 def test_a_slow_p95_fails_as_a_warning(shop: Workshop) -> None:
     flagged = [rows.stage(f"rec-{n}", "flagged", seconds=60.0 if n < 2 else 1.0, hour=shop.at) for n in range(18)]
     shop.warehouse.append(flagged)
-    steps.refresh_mart(shop.pipeline, "latency_by_hour", shop.at)
+    steps.refresh_marts(shop.pipeline, ["latency_by_hour"], shop.at)
     answer = quality.p95_is_within_the_objective(shop.pipeline, shop.at)
     assert not answer.passed
     assert not answer.serious
@@ -175,7 +175,7 @@ def test_a_few_slow_flags_within_the_five_percent_pass(shop: Workshop) -> None:
     shop.warehouse.append(
         [rows.stage(f"rec-{n}", "flagged", seconds=60.0 if n == 0 else 1.0, hour=shop.at) for n in range(98)]
     )
-    steps.refresh_mart(shop.pipeline, "latency_by_hour", shop.at)
+    steps.refresh_marts(shop.pipeline, ["latency_by_hour"], shop.at)
     assert quality.p95_is_within_the_objective(shop.pipeline, shop.at).passed
 
 

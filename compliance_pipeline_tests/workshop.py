@@ -96,8 +96,7 @@ class Workshop:
         steps.claim(self.pipeline, batch)
         steps.screen_batch(self.pipeline, batch)
         remediate_batch(self.pipeline, batch)
-        for mart in MARTS:
-            steps.refresh_mart(self.pipeline, mart, batch.hour)
+        steps.refresh_marts(self.pipeline, MARTS, batch.hour)
         return batch
 
     def states(self) -> dict[str, State]:

@@ -171,10 +171,11 @@ def _screen(context: dg.AssetExecutionContext, pipeline: steps.Pipeline, batch: 
             "slowest first finding, seconds": round(max(report.first_finding_s, default=0.0), 3),
         },
     }
-    for key in sorted(context.selected_asset_keys):
-        table = key.to_user_string()
-        metadata = shown[table] | table_metadata(pipeline, table, batch)
-        context.add_asset_metadata(metadata, asset_key=key, partition_key=batch.partition_key)
+    selected = [key.to_user_string() for key in sorted(context.selected_asset_keys)]
+    with pipeline.warehouse.together():
+        tables = {table: table_metadata(pipeline, table, batch) for table in selected}
+    for table, metadata in tables.items():
+        context.add_asset_metadata(shown[table] | metadata, asset_key=table, partition_key=batch.partition_key)
 
 
 def _replay(context: dg.AssetExecutionContext, pipeline: steps.Pipeline) -> None:
@@ -479,20 +480,24 @@ def _hours_table(rows: "tuple[SweepRow, ...]") -> str:
 )
 def marts(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> Iterator[dg.MaterializeResult[None]]:
     """Rebuild the hour's figures from the facts."""
-    selected = sorted(context.selected_asset_keys)
+    selected = [key.to_user_string() for key in sorted(context.selected_asset_keys)]
     for batch in _in_turn(context):
-        for key in selected:
-            mart = key.to_user_string()
-            steps.refresh_mart(pipeline.pipeline, mart, batch.hour)
+        steps.refresh_marts(pipeline.pipeline, selected, batch.hour)
+        with pipeline.pipeline.warehouse.together():
+            shown = {
+                mart: steps.headline(pipeline.pipeline, mart, batch.hour)
+                | table_metadata(pipeline.pipeline, mart, batch)
+                for mart in selected
+            }
+        for mart, figures in shown.items():
             metadata = {
-                **steps.headline(pipeline.pipeline, mart, batch.hour),
-                **table_metadata(pipeline.pipeline, mart, batch),
+                **figures,
                 "dagster/column_lineage": LINEAGE[mart],
                 "page": _page(pipeline.pipeline, batch.hour),
             }
-            context.add_asset_metadata(metadata, asset_key=key, partition_key=batch.partition_key)
-    for key in selected:
-        yield dg.MaterializeResult(asset_key=key)
+            context.add_asset_metadata(metadata, asset_key=mart, partition_key=batch.partition_key)
+    for mart in selected:
+        yield dg.MaterializeResult(asset_key=mart)
 
 
 def _lineage(**columns: tuple[str, ...]) -> dg.TableColumnLineage:

@@ -58,7 +58,7 @@ USED_BY_RUNS = (
     "encodings.idna",
     "onnxruntime",
     "phonenumbers.data.alt_format_49",
-    "websockets.sync.client",
+    "websockets.client",
 )
 """What is loaded where it is first used, so as not to burden the code server."""
 

@@ -78,7 +78,7 @@ STEPS: list[Callable[[Workshop, steps.Batch], object]] = [
     lambda shop, batch: steps.claim(shop.pipeline, batch),
     lambda shop, batch: steps.screen_batch(shop.pipeline, batch),
     lambda shop, batch: remediate_batch(shop.pipeline, batch),
-    lambda shop, batch: [steps.refresh_mart(shop.pipeline, mart, batch.hour) for mart in MARTS],
+    lambda shop, batch: steps.refresh_marts(shop.pipeline, MARTS, batch.hour),
 ]
 
 

@@ -119,8 +119,7 @@ def run(home: Path, url: str, hour: str, number: int, kill_at: int) -> None:
     steps.claim(pipeline, batch)
     steps.screen_batch(pipeline, batch)
     remediate_batch(pipeline, batch)
-    for mart in MARTS:
-        steps.refresh_mart(pipeline, mart, hour_of(hour))
+    steps.refresh_marts(pipeline, MARTS, hour_of(hour))
 
 
 def go(shop: Workshop, number: int, kill_at: int = 0) -> int:

@@ -24,6 +24,7 @@ from compliance_pipeline.screening.external import HttpEngine
 from compliance_pipeline.screening.policy import load_policy
 from compliance_pipeline.screening.service import create_engine_app
 from compliance_pipeline.stack import free_port
+from compliance_pipeline.warehouse.warehouse import MARTS
 from compliance_pipeline_tests.intake.test_receiver import Running
 from compliance_pipeline_tests.screening.engine_server import CALLBACK_SECRET, LOOPBACK, SECRET
 from compliance_pipeline_tests.workshop import CLIENT, Workshop, recording, workshop
@@ -96,8 +97,7 @@ def recovered(shop: Workshop) -> None:
         if not shop.inbox.pending(shop.clock() + timedelta(days=1)):
             break
         pass_time(shop, STEP_S)
-    for mart in ("latency_by_hour", "violations_by_hour"):
-        steps.refresh_mart(shop.pipeline, mart, shop.at)
+    steps.refresh_marts(shop.pipeline, MARTS, shop.at)
 
 
 def attempts(shop: Workshop) -> dict[str, int]:

@@ -119,7 +119,7 @@ def test_what_one_hour_changes_in_a_day_leaves_what_its_other_hours_say(shop: Wo
     shop.run()
     published(shop)
     moment = other + timedelta(minutes=5)
-    shop.inbox.store([incoming(SSN, EventType.AVAILABLE, moment)], moment)
+    shop.inbox.store([incoming(SSN, EventType.AVAILABLE, moment)], shop.clock())
     assert published(shop).hours == (other,)
     whole = (
         "SELECT partition_hour, sum(received)::INT AS received FROM read_parquet($coverage) GROUP BY ALL ORDER BY ALL"

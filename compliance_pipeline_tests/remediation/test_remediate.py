@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -175,12 +176,19 @@ class Meanwhile(Warehouse):
     def __init__(self, path: Path, happens: Callable[[], object]) -> None:
         super().__init__(path)
         self.happens = happens
+        self.has_looked = False
 
     def select(self, query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        found = super().select(query, parameters)
-        if query == sql("pending_remediations"):
+        self.has_looked |= query == sql("pending_remediations")
+        return super().select(query, parameters)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with super().together():
+            yield
+        if self.has_looked:
+            self.has_looked = False
             self.happens()
-        return found
 
 
 def test_a_retry_that_is_asked_for_while_a_run_has_the_recording_is_done_by_a_later_one(shop: Workshop) -> None:
@@ -390,13 +398,13 @@ class Dying(Warehouse):
         super().__init__(path)
         self.left, self.after = dies_at, after
 
-    def append(self, rows: Sequence[Row], *, instead_of: Sequence[tuple[str, str]] = ()) -> int:
+    def append(self, rows: Sequence[Row], **how: Any) -> int:
         counts = bool(rows) and rows[0].table == "remediations"
         dies = counts and self.left == 0
         self.left -= counts
         if dies and not self.after:
             raise Killed
-        added = super().append(rows, instead_of=instead_of)
+        added = super().append(rows, **how)
         if dies:
             raise Killed
         return added

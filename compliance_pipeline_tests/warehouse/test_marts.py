@@ -32,13 +32,13 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def latency(warehouse: Warehouse, hour: datetime = HOUR) -> list[dict[str, Any]]:
-    warehouse.refresh_mart("latency_by_hour", hour, **Objective(OBJECTIVE_S).parameters)
+    warehouse.refresh_marts(hour, {"latency_by_hour": Objective(OBJECTIVE_S).parameters})
     return warehouse.select("FROM latency_by_hour WHERE partition_hour = $hour ORDER BY ALL", {"hour": hour})
 
 
 def violations(warehouse: Warehouse, hour: datetime = HOUR) -> dict[tuple[str, str], tuple[int, int]]:
     """(recordings, screened) by (channel, rule)."""
-    warehouse.refresh_mart("violations_by_hour", hour)
+    warehouse.refresh_marts(hour, {"violations_by_hour": {}})
     rows = warehouse.select("FROM violations_by_hour WHERE partition_hour = $hour", {"hour": hour})
     return {(row["channel"], row["rule_id"]): (row["recordings"], row["screened"]) for row in rows}
 
@@ -89,9 +89,10 @@ def test_refreshing_twice_is_refreshing_once_and_says_how_many_rows(warehouse: W
     warehouse.append([verdict(), violation()])
     once = latency(warehouse), violations(warehouse)
     assert (latency(warehouse), violations(warehouse)) == once
-    assert warehouse.refresh_mart("latency_by_hour", HOUR, **Objective(OBJECTIVE_S).parameters) == 3
-    assert warehouse.refresh_mart("violations_by_hour", HOUR) == 1
-    assert warehouse.refresh_mart("violations_by_hour", NEXT_HOUR) == 0
+    violations(warehouse, NEXT_HOUR)
+    assert warehouse.describe("latency_by_hour", HOUR).rows == 3
+    assert warehouse.describe("violations_by_hour", HOUR).rows == 1
+    assert warehouse.describe("violations_by_hour", NEXT_HOUR).rows == 0
 
 
 def test_refreshing_an_hour_leaves_the_others_alone_and_takes_what_came_late(warehouse: Warehouse) -> None:

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compliance_pipeline.warehouse.tables import RecordingRow, Row
-from compliance_pipeline.warehouse.warehouse import MARTS, Warehouse, WarehouseBusy, WarehouseDamaged
-from compliance_pipeline_tests.warehouse.rows import HOUR, ONE_OF_EACH, recording, stage
+from compliance_pipeline.warehouse.warehouse import KEYS, MARTS, Warehouse, WarehouseBusy, WarehouseDamaged, sql
+from compliance_pipeline_tests.warehouse.rows import HOUR, NEXT_HOUR, ONE_OF_EACH, finding, recording, stage
 
 
 @pytest.fixture
@@ -78,6 +78,35 @@ def test_appending_a_known_key_changes_nothing_and_returns_zero(warehouse: Wareh
     assert warehouse.append([recording(queue="second")]) == 0
     assert warehouse.append([recording(queue="third"), recording("rec-2")]) == 1
     assert [row["queue"] for row in warehouse.select("FROM recordings ORDER BY recording_id")] == ["first", "billing"]
+
+
+@pytest.mark.parametrize("row", ONE_OF_EACH, ids=lambda row: row.table)
+def test_a_key_that_comes_again_in_one_append_or_the_next_is_one_row(warehouse: Warehouse, row: Row) -> None:
+    assert warehouse.append([row, row]) == 1
+    assert warehouse.append([row]) == 0
+    assert warehouse.select(f"FROM {row.table}") == [asdict(row)]
+
+
+def test_the_tables_without_an_index_are_those_whose_keys_the_writer_sees_to(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    assert {
+        row["table_name"] for row in warehouse.select("SELECT table_name FROM duckdb_tables() WHERE index_count = 0")
+    } == KEYS.keys()
+
+
+def test_what_an_engine_found_before_goes_where_it_screened_anew_and_nothing_else_does(warehouse: Warehouse) -> None:
+    later = [finding(number, partition_hour=NEXT_HOUR) for number in ("rec-3", "rec-4")]
+    warehouse.append([finding(), finding("rec-2"), finding(engine_version="engine-2"), *later])
+    again = [finding(finding_no=7), finding("rec-3", finding_no=8, partition_hour=NEXT_HOUR)]
+    assert warehouse.append(again, instead_of=[("rec-1", "engine-1"), ("rec-3", "engine-1")]) == 2
+    stored = warehouse.select("SELECT recording_id, engine_version, finding_no FROM findings ORDER BY ALL")
+    assert [tuple(row.values()) for row in stored] == [
+        ("rec-1", "engine-1", 7),
+        ("rec-1", "engine-2", 0),
+        ("rec-2", "engine-1", 0),
+        ("rec-3", "engine-1", 8),
+        ("rec-4", "engine-1", 0),
+    ]
 
 
 def test_appending_nothing_does_not_even_make_the_file(warehouse: Warehouse) -> None:
@@ -273,6 +302,29 @@ def test_a_file_of_an_earlier_version_gets_the_newer_columns_and_keeps_its_rows(
     ]
 
 
+def test_a_warehouse_whose_tables_had_other_keys_gets_those_of_now_and_keeps_its_rows(warehouse: Warehouse) -> None:
+    warehouse.append(ONE_OF_EACH)
+    before = {row.table: warehouse.select(f"FROM {row.table}") for row in ONE_OF_EACH}
+    with warehouse.write() as earlier:
+        earlier.execute("ALTER TABLE recordings ADD PRIMARY KEY (recording_id)")
+        earlier.execute("ALTER TABLE stage_times ADD PRIMARY KEY (recording_id, stage)")
+        earlier.execute("CREATE TABLE evidence_of_before AS FROM evidence; DROP TABLE evidence")
+        earlier.execute("ALTER TABLE evidence_of_before RENAME TO evidence")
+        earlier.execute("ALTER TABLE evidence ADD PRIMARY KEY (recording_id, engine_version, finding_no)")
+        earlier.execute("UPDATE schema_digest SET digest = 'earlier'")
+    later = Warehouse(warehouse.path)
+    assert {row.table: later.select(f"FROM {row.table}") for row in ONE_OF_EACH} == before
+    keys = (
+        "SELECT table_name, constraint_column_names AS names FROM duckdb_constraints() "
+        "WHERE constraint_type = 'PRIMARY KEY'"
+    )
+    with duckdb.connect() as fresh:
+        fresh.execute(sql("schema"))
+        assert later.select(f"{keys} ORDER BY ALL") == [
+            {"table_name": table, "names": names} for table, names in fresh.execute(f"{keys} ORDER BY ALL").fetchall()
+        ]
+
+
 def test_every_table_and_every_column_says_what_it_is(warehouse: Warehouse) -> None:
     tables = warehouse.select("SELECT table_name, comment FROM duckdb_tables()")
     assert {*MARTS, *(row.table for row in ONE_OF_EACH)} <= {table["table_name"] for table in tables}
@@ -298,5 +350,5 @@ def test_many_threads_of_one_process_may_use_it_at_once(warehouse: Warehouse) ->
 def test_an_unknown_mart_is_refused_before_anything_is_deleted(warehouse: Warehouse) -> None:
     warehouse.append([recording()])
     with pytest.raises(ValueError, match="no such mart: recordings"):
-        warehouse.refresh_mart("recordings", HOUR)
+        warehouse.refresh_marts(HOUR, {"recordings": {}})
     assert len(warehouse.select("FROM recordings")) == 1
