@@ -167,8 +167,7 @@ def work(home: str, url: str) -> None:
             continue
         steps.screen_batch(pipeline, batch)
         settled += remediate_batch(pipeline, batch).settled
-        for mart in MARTS:
-            steps.refresh_mart(pipeline, mart, batch.hour)
+        steps.refresh_marts(pipeline, MARTS, batch.hour)
         runs += 1
     cost = {
         "recordings": settled,
@@ -429,7 +428,7 @@ def scaling(rounds: int = 3) -> Measured:
 
 
 def growth(folder: Path, sizes: Sequence[int], turns: int) -> Measured:
-    from benchmarks.growth import history, one_round
+    from benchmarks.growth import history, one_round, served, served_round
 
     with ExitStack() as opened:
         histories = [opened.enter_context(history(folder / str(size), size, said)) for size in sizes]
@@ -437,6 +436,12 @@ def growth(folder: Path, sizes: Sequence[int], turns: int) -> Measured:
         for number in range(turns + 1):
             rounds.append([one_round(of) for of in histories])
             said(f"round {number} of {turns}")
+    with ExitStack() as opened:
+        servers = [opened.enter_context(served(folder / str(size))) for size in sizes]
+        for number, steps_of in enumerate(rounds):
+            for took, server in zip(steps_of, servers, strict=True):
+                took |= served_round(*server)
+            said(f"round {number} of {turns}, served")
     rounds = rounds[1:]  # the first warms up
     steps = {
         name: {

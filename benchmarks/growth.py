@@ -5,7 +5,9 @@ pipeline: the ledger holds one entry of each recording here, not the three and m
 """
 
 import json
+import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +15,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from pathlib import Path
+from secrets import token_urlsafe
+from subprocess import Popen
 from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
 
 from compliance_pipeline.contracts.event import Channel, EventType
 from compliance_pipeline.figures.snapshots import Manifest, make_current, publish
 from compliance_pipeline.intake.hours import partition_hour
-from compliance_pipeline.intake.inbox import Inbox, _payload
+from compliance_pipeline.intake.inbox import Inbox, _payload, inbox_table
 from compliance_pipeline.objective import Objective
+from compliance_pipeline.stack import free_port, wait_for_port
+from compliance_pipeline.warehouse.served import ServedWarehouse
 from compliance_pipeline.warehouse.tables import (
     FindingRow,
     MediaRow,
@@ -37,6 +46,7 @@ LAST_HOUR = datetime(2028, 1, 1, 12, tzinfo=UTC)
 NOW = LAST_HOUR + timedelta(minutes=59)
 HOUR = partition_hour(LAST_HOUR)
 BATCH = 100
+REPEATS = 5
 LEASE = timedelta(minutes=1)
 OBJECTIVE = Objective(30.0)
 POLICY, ENGINE = "default 1 0a1b2c3d", "builtin-1+digits-1+gate-1+lexicon-1"
@@ -50,6 +60,9 @@ _OF_A_VIOLATION = (
     "unscreenable_reason",
 )
 _WAREHOUSE = Path(__file__).with_name("growth_warehouse.sql").read_text("utf-8").split(";\n")
+MARTS_OF: dict[str, dict[str, Any]] = {
+    mart: OBJECTIVE.parameters if mart == "latency_by_hour" else {} for mart in MARTS
+}
 _SLICE = 500_000
 _MICROSECONDS = (LAST_HOUR - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
@@ -114,19 +127,13 @@ def make_warehouse(path: Path, recordings: int, said: Callable[[int], None] = la
 
 @dataclass
 class History:
-    """One size: its stores, the bytes that they had before anything was added, and how often something was."""
+    """One size: its stores, and the bytes that they had before anything was added."""
 
     recordings: int
     folder: Path
     inbox: Inbox
     warehouse: Warehouse
     sizes: dict[str, int]
-    added: int
-
-    def fresh(self) -> list[str]:
-        """Ids that are in none of the stores yet."""
-        self.added += 1
-        return [f"new-{self.added}-{number:03d}" for number in range(BATCH)]
 
 
 def rows_of(recording_id: str) -> list[Row]:
@@ -205,6 +212,24 @@ def rows_of(recording_id: str) -> list[Row]:
     ]
 
 
+def _take_back(inbox: Inbox, warehouse: Warehouse, recordings: int) -> None:
+    """What was added to a history since it was made, so that the last hour of each has as many again."""
+    with inbox.engine.begin() as connection:
+        connection.execute(sa.delete(inbox_table).where(inbox_table.c.seq > recordings))
+    with warehouse.write() as connection:
+        for table in {row.table for row in rows_of("")}:
+            # Those made in bulk have ids without a dash.
+            added = "partition_hour = $hour AND contains(recording_id, '-')"
+            connection.execute(f"DELETE FROM {table} WHERE {added}", {"hour": LAST_HOUR})
+
+
+def _warm(path: Path) -> None:
+    """Into the operating system's cache, as on a machine in use: an event's pages of the indexes by id lie anywhere."""
+    with path.open("rb") as content:
+        while content.read(1 << 24):
+            pass
+
+
 @contextmanager
 def history(folder: Path, recordings: int, said: Callable[[str], None] = lambda _: None) -> Iterator[History]:
     """Made where `folder` does not hold it yet."""
@@ -222,6 +247,7 @@ def history(folder: Path, recordings: int, said: Callable[[str], None] = lambda 
         made.write_text(json.dumps(sizes))
     inbox, warehouse = Inbox(f"sqlite:///{folder / 'inbox.db'}"), Warehouse(folder / "warehouse.duckdb")
     inbox.create()
+    _take_back(inbox, warehouse, recordings)
     _, newest = warehouse.changed_hours(0)
     snapshots = folder / "snapshots"
     snapshots.mkdir(exist_ok=True)
@@ -229,7 +255,8 @@ def history(folder: Path, recordings: int, said: Callable[[str], None] = lambda 
     make_current(snapshots, Manifest(1, newest - 24, NOW + timedelta(hours=1), OBJECTIVE, {}))
     publish(warehouse, inbox, snapshots, OBJECTIVE, NOW + timedelta(hours=1))
     sizes = json.loads(made.read_text())
-    found = History(recordings, folder, inbox, warehouse, sizes, added=time.time_ns())
+    _warm(folder / "inbox.db")
+    found = History(recordings, folder, inbox, warehouse, sizes)
     try:
         yield found
     finally:
@@ -251,7 +278,7 @@ def _timed(do: Callable[[], object]) -> Took:
 
 def one_round(of: History) -> dict[str, Took]:
     """Each step, once."""
-    ids, took = of.fresh(), dict[str, Took]()
+    ids, took = [str(uuid4()) for _ in range(BATCH)], dict[str, Took]()
     inbox, warehouse = of.inbox, of.warehouse
     events = [incoming(one, EventType.AVAILABLE, NOW, f"msg-{one}") for one in ids]
     took["receiver: store 100 events"] = _timed(lambda: inbox.store(events, NOW))
@@ -263,13 +290,47 @@ def one_round(of: History) -> dict[str, Took]:
     judged = "SELECT recording_id FROM verdicts WHERE partition_hour = $hour AND recording_id IN (SELECT unnest($ids))"
     took["warehouse: which of 100 are judged"] = _timed(lambda: warehouse.select(judged, named))
     took["settle 100"] = _timed(lambda: inbox.done(ids, "run", NOW))
-    took["marts of an hour"] = _timed(
-        lambda: [
-            warehouse.refresh_mart(mart, LAST_HOUR, **(OBJECTIVE.parameters if mart == "latency_by_hour" else {}))
-            for mart in MARTS
-        ]
-    )
+    took["marts of an hour"] = _timed(lambda: warehouse.refresh_marts(LAST_HOUR, MARTS_OF))
     took["publish an hour"] = _timed(
         lambda: publish(warehouse, inbox, of.folder / "snapshots", OBJECTIVE, NOW + timedelta(hours=1))
     )
     return took
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[ServedWarehouse, Popen[bytes]]]:
+    """The history's warehouse behind `compliance warehouse serve`, which opens it once."""
+    port, secret = free_port(), token_urlsafe(48)
+    command = "from compliance_pipeline.cli import app; app()"
+    server = Popen(
+        [sys.executable, "-c", command, "warehouse", "serve", "--port", str(port)],
+        env=os.environ | {"COMPLIANCE_HOME": str(folder), "COMPLIANCE_WAREHOUSE_SECRET": secret},
+    )
+    try:
+        wait_for_port(port, 60)
+        yield ServedWarehouse(f"http://127.0.0.1:{port}", secret), server
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def served_round(warehouse: ServedWarehouse, server: Popen[bytes]) -> dict[str, Took]:
+    """Each step, in the mean of REPEATS."""
+
+    def took(do: Callable[[], object]) -> Took:
+        before = _cpu_ms(server)
+        wall, cpu = _timed(lambda: [do() for _ in range(REPEATS)])
+        return Took(wall / REPEATS, (cpu + _cpu_ms(server) - before) / REPEATS)
+
+    def append() -> None:
+        warehouse.append([row for _ in range(BATCH) for row in rows_of(str(uuid4()))])
+
+    return {
+        "append 100 recordings, served": took(append),
+        "marts of an hour, served": took(lambda: warehouse.refresh_marts(LAST_HOUR, MARTS_OF)),
+    }
+
+
+def _cpu_ms(process: Popen[bytes]) -> float:
+    user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return 1000 * (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

