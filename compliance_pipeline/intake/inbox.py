@@ -21,6 +21,8 @@ STARTED_PATIENCE = timedelta(hours=4)
 """A recording that only ever said 'started' is looked up after this."""
 
 RUN_DIED = "the run that had it died"
+REOPENED = "taken up again"
+"""A reason, so that what is stored of it and what comes now lie in one partition hour."""
 
 
 class State(StrEnum):
@@ -557,7 +559,14 @@ class Inbox:
         """Make done recordings new again (for another policy or engine); how many."""
         which = sa.and_(_row.state == State.DONE, _row.recording_id.in_(recording_ids))
         return self._change(
-            which, state=State.NEW, due_at=now, claimed_by=None, claimed_at=None, attempts=0, updated_at=now
+            which,
+            state=State.NEW,
+            due_at=now,
+            claimed_by=None,
+            claimed_at=None,
+            attempts=0,
+            reason=REOPENED,
+            updated_at=now,
         )
 
     def counts(self) -> dict[State, int]:

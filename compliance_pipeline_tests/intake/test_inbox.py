@@ -131,6 +131,15 @@ def test_a_later_event_leaves_a_recording_that_was_tried_in_the_hour_it_was_trie
     assert (row(inbox).partition_hour, row(inbox).available_at) == (HOUR, after(7200))
 
 
+def test_a_later_event_leaves_a_recording_that_is_taken_up_again_in_the_hour_it_was_judged_in(inbox: Inbox) -> None:
+    inbox.store([incoming(event=COMPLETED)], NOON)
+    inbox.claim(HOUR, "run-1", NOON, LEASE, 10)
+    inbox.done(["rec-1"], "run-1", NOON)
+    inbox.reopen(["rec-1"], after(7200))
+    inbox.store([incoming(at=after(7200))], after(7200))
+    assert row(inbox).partition_hour == HOUR
+
+
 @pytest.mark.parametrize("order", list(permutations(EventType)))
 def test_the_order_of_events_does_not_matter(inbox: Inbox, order: tuple[EventType, ...]) -> None:
     inbox.store([incoming(event=event) for event in order], NOON)
