@@ -17,7 +17,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 metadata = sa.MetaData()
 _made: WeakKeyDictionary[sa.Engine, set[sa.Table]] = WeakKeyDictionary()
 _made_in_postgres: dict[sa.URL, set[sa.Table]] = {}
-"""Known to a warm worker's children too: to ask anew takes a third of a second."""
+"""Known to a warm worker's children too: to compare all of them takes a third of a second."""
+TO_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""libpq's, so that a server that vanishes is noticed within a minute."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CREATE_LOCK = 0x636F6D706C  # any constant, the same in every process
@@ -55,7 +63,7 @@ def insert(engine: sa.Engine, table: sa.Table) -> Any:
 def connect(url: str) -> sa.Engine:
     """The engine for `sqlite:///path` or `postgresql+psycopg://...`. Commits are durable when they return."""
     if sa.make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=TO_POSTGRES)
     engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": 10})
 
     @sa.event.listens_for(engine, "connect")
@@ -92,6 +100,7 @@ def create(engine: sa.Engine) -> None:
 
     Raises DatabaseDamaged where SQLite's file had tables once and has none now: it would be a new, empty one.
     """
+    known = set(metadata.sorted_tables)  # before they are made: another thread may import more meanwhile
     if engine.dialect.name == "sqlite":
         path = Path(engine.url.database or "").resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,12 +116,25 @@ def create(engine: sa.Engine) -> None:
                 raise DatabaseDamaged(path, f"is gone or empty (to begin anew, remove {lock.name} too)")
             if not was_made:
                 lock.write_text("made\n")
-    elif not _made_in_postgres.get(engine.url, set()).issuperset(metadata.sorted_tables):
+    elif not (_made_in_postgres.get(engine.url, set()) >= known and _are_there(engine, known)):
         with engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_LOCK)))
             _create(connection)
-        _made_in_postgres[engine.url] = set(metadata.sorted_tables)
-    _made.setdefault(engine, set()).update(metadata.sorted_tables)
+        _made_in_postgres[engine.url] = known
+    _made.setdefault(engine, set()).update(known)
+
+
+def _are_there(engine: sa.Engine, tables: Iterable[sa.Table]) -> bool:
+    """Whether Postgres has every column: a backup of before may have been restored."""
+    columns = [(table.name, column.name) for table in tables for column in table.columns]
+    query = sa.text(
+        "SELECT count(*) FROM pg_attribute "
+        "JOIN unnest(CAST(:tables AS text[]), CAST(:columns AS text[])) AS asked(t, c) "
+        "ON attrelid = to_regclass(quote_ident(t)) AND attname = c WHERE NOT attisdropped"
+    )
+    with engine.connect() as connection:
+        named = {"tables": [table for table, _ in columns], "columns": [column for _, column in columns]}
+        return bool(connection.execute(query, named).scalar_one() == len(columns))
 
 
 def ensure(engine: sa.Engine, table: sa.Table) -> None:

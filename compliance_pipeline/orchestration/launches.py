@@ -3,7 +3,6 @@
 The queue between `WorkerRunLauncher` and `compliance worker`. No Dagster here: a run is an id.
 """
 
-import os
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -48,16 +47,16 @@ class Launches:
         self._writer = database.writer(self.engine)
         database.ensure(self.engine, launch_table)
 
-        if self.engine.dialect.name != "sqlite":
-            os.register_at_fork(after_in_child=lambda: self.engine.dispose(close=False))
-
     def close(self) -> None:
         self.engine.dispose()
 
     def before_fork(self) -> None:
-        """No connection may be shared with a child. One to Postgres stays open, here alone; SQLite's may not be."""
+        """No connection may be shared with a child. One to Postgres stays open here; SQLite's may not even be known."""
         if self.engine.dialect.name == "sqlite":
             self.engine.dispose()
+
+    def in_child(self) -> None:
+        self.engine.dispose(close=False)
 
     def put(self, run_id: str, lane: Lane, now: datetime) -> None:
         """Durable on return; a run that is there already is left as it is."""

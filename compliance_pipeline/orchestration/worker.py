@@ -154,7 +154,7 @@ class Worker:
 
     def _begin(self, run_id: str, lane: Lane) -> None:
         self._launches.before_fork()
-        process = mp.get_context("fork").Process(target=_execute, args=(self._instance, run_id, lane))
+        process = mp.get_context("fork").Process(target=_execute, args=(self._instance, self._launches, run_id, lane))
         process.start()
         self._children[run_id] = _Child(process, lane)
         log.info("run %s (%s): process %d", run_id, lane, process.pid)
@@ -198,14 +198,15 @@ def _interrupt(child: _Child) -> None:
         child.process.kill()
 
 
-def _execute(instance: dg.DagsterInstance, run_id: str, lane: Lane) -> None:
-    """In the child: the body of `dagster api execute_run`. The instance is the worker's: Dagster's storages keep no
-    connection open, and to make another one costs more than the rest of the start."""
+def _execute(instance: dg.DagsterInstance, launches: Launches, run_id: str, lane: Lane) -> None:
+    """In the child: the body of `dagster api execute_run`. The instance is the worker's, whose connections stay its own
+    (`storage`, `Launches`): to make another one costs more than the rest of the start."""
     from dagster._cli.api import _execute_run_command_body
     from dagster._utils.interrupts import capture_interrupts
 
     # SIGTERM and Ctrl-C go to the worker's whole group, and Dagster ends a run by them: here the worker decides.
     os.setpgrp()
+    launches.in_child()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if lane is Lane.BACKGROUND:
