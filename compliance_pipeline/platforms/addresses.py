@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
@@ -95,11 +96,12 @@ class AddressRules:
 
 def trusted(*, http2: bool) -> SSLContext:
     """Who is trusted, loaded once: that takes longer than a run's requests. A context says which HTTP may be spoken."""
-    return _loaded(http2, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    return _loaded(http2, file, folder, *(Path(one).stat().st_mtime_ns for one in (file, folder) if one))
 
 
 @cache
-def _loaded(_http2: bool, *_authorities: str | None) -> SSLContext:
+def _loaded(_http2: bool, *_authorities: str | int | None) -> SSLContext:
     return httpx.create_ssl_context()
 
 
