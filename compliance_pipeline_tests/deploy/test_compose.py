@@ -167,7 +167,8 @@ def test_every_variable_is_a_setting_and_no_secret_is_given_in_the_file() -> Non
         expected = {"DAGSTER_POSTGRES_URL", "PGPASSWORD", "COMPLIANCE_WORKSPACE"} | threads
         assert set(service.environment) - known == expected
         assert service.environment["PGPASSWORD"].startswith("${POSTGRES_PASSWORD:?")
-        assert not set(service.environment) & secret_settings()
+        given = {name: service.environment[name] for name in set(service.environment) & secret_settings()}
+        assert given == {"COMPLIANCE_WAREHOUSE_SECRET": "${COMPLIANCE_WAREHOUSE_SECRET:?set it in deploy/.env}"}
     assert set(env_example()) - known == {"POSTGRES_PASSWORD"}
     assert {name for name, value in env_example().items() if not value} >= secret_settings() & set(env_example())
 
@@ -219,3 +220,9 @@ def test_the_workspace_names_the_code_server() -> None:
     command = ours()[server["host"]].command
     assert command
     assert str(server["port"]) in command
+
+
+def test_events_are_taken_in_whatever_the_warehouse_does() -> None:
+    for name in ("receiver", "consumer"):
+        assert set(ours()[name].depends_on) == {"postgres"}
+    assert "warehouse" in ours()["dashboard"].depends_on
