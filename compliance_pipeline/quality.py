@@ -17,7 +17,8 @@ from compliance_pipeline.steps import Pipeline
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """One random UUID in 100,000 holds digits that pass for a card number, and every recording has several."""
 FACT_TABLES = (
-    "recordings", "media", "findings", "verdicts", "violations", "remediations", "evidence", "stage_times",
+    "recordings", "media", "findings", "screenings", "verdicts", "violations", "remediations", "evidence",
+    "stage_times",
 )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 Recordings that a policy can't tell apart are evaluated once. The pack is taken apart into rules that look at the same
 findings; of a recording each such part sees few findings and few facts, and few of these differ from recording to
 recording. What only one recording has (times, confidence, what is masked) is read by SQL where a rule fired.
+
+A warehouse's file is free while a part is evaluated. A served one's other writers wait meanwhile, for about a second.
 """
 
 from collections import Counter

@@ -88,7 +88,15 @@ def prepare(connection: "DuckDBPyConnection") -> None:
         connection.execute(f"ALTER TABLE {table} RENAME TO {table}_before")
     connection.execute(sql("schema"))
     for table in again:
-        connection.execute(f"INSERT INTO {table} BY NAME FROM {table}_before")
+        # A column that was added to rows of before is empty in them.
+        added = connection.execute(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = $table AND NOT is_nullable "
+            "AND (data_type = 'BOOLEAN' OR data_type LIKE '%[]')",
+            {"table": table},
+        ).fetchall()
+        filled = [f'coalesce("{name}", {"false" if kind == "BOOLEAN" else "[]"}) AS "{name}"' for name, kind in added]
+        but = f"REPLACE ({', '.join(filled)})" if filled else ""
+        connection.execute(f"INSERT INTO {table} BY NAME SELECT * {but} FROM {table}_before")  # noqa: S608
         connection.execute(f"DROP TABLE {table}_before")
     if present and "changed_hours" not in present:
         # Of a file of before: each hour with a number of its own, so that they are published in parts.
@@ -238,10 +246,10 @@ class Warehouse:
             here.begin()
             try:
                 yield
+                _commit(here)
             except BaseException:
                 here.rollback()
                 raise
-            _commit(here)
 
     def read_hours(self, _hours: Collection[datetime]) -> "AbstractContextManager[DuckDBPyConnection]":
         """To read nothing but these partition hours, with files of this machine beside them."""
@@ -364,16 +372,18 @@ def _attached(here: "DuckDBPyConnection", path: Path, read_only: bool) -> "Abstr
             here.execute("USE lent")
             yield here
         finally:
-            here.execute("USE memory")
-            here.execute("DETACH lent")
+            try:
+                here.execute("USE memory")
+            finally:
+                here.execute("DETACH lent")
 
     return until_the_end()
 
 
 HELD_S = 0.2
 """For so long, about, does work that can wait hold the warehouse at a time: live runs need it too."""
-LEAST_PAUSE_S = 0.06
-"""Whoever waits for the warehouse looks every 50 ms whether it is free."""
+LEAST_PAUSE_S = 4 * POLL_S
+"""Whoever waits for the warehouse looks every POLL_S whether it is free."""
 
 
 def leave_to_others(held_s: float, left_s: float = 0.0) -> None:

@@ -84,7 +84,7 @@ def test_percentiles_are_those_of_numpy_by_channel_and_for_all(
         assert [row["p50_s"], row["p95_s"], row["p99_s"]] == pytest.approx(percentiles, rel=1e-9, abs=1e-9)
 
 
-def test_refreshing_twice_is_refreshing_once_and_says_how_many_rows(warehouse: Warehouse) -> None:
+def test_refreshing_twice_is_refreshing_once(warehouse: Warehouse) -> None:
     warehouse.append([stage("rec-1"), stage("rec-2", channel="voice")])
     warehouse.append([verdict(), violation()])
     once = latency(warehouse), violations(warehouse)

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -128,6 +129,47 @@ def test_a_block_that_raises_is_rolled_back_and_the_warehouse_goes_on(warehouse:
         raise KeyboardInterrupt
     assert len(warehouse.select("FROM recordings")) == 1
     assert warehouse.append([recording("rec-2")]) == 1
+
+
+def test_a_block_that_goes_on_after_a_statement_failed_is_not_taken_for_stored(warehouse: Warehouse) -> None:
+    def goes_on() -> None:
+        with warehouse.write() as connection:
+            connection.execute("INSERT INTO changed_hours VALUES ($hour, 1)", {"hour": HOUR})
+            with suppress(duckdb.ConversionException):
+                connection.execute("SELECT 'x'::INTEGER")
+
+    with pytest.raises(duckdb.TransactionException):
+        goes_on()
+    assert warehouse.select("FROM changed_hours") == []
+
+
+def test_what_follows_an_append_is_of_its_transaction(warehouse: Warehouse) -> None:
+    with pytest.raises(duckdb.CatalogException):
+        warehouse.append([recording()], then=("DELETE FROM no_such_table", {}))
+    assert warehouse.select("FROM recordings") == []
+    warehouse.append([recording()], then=("UPDATE recordings SET queue = $queue", {"queue": "other"}))
+    assert warehouse.select("SELECT queue FROM recordings") == [{"queue": "other"}]
+
+
+def test_reads_together_are_one_open(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    opens: list[bool] = []
+
+    class Counted(Warehouse):
+        @contextmanager
+        def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+            opens.append(True)
+            with super().read() as connection:
+                yield connection
+
+    counted = Counted(warehouse.path)
+    with counted.together():
+        assert len(counted.select("FROM recordings")) == counted.describe("recordings", HOUR).rows == 1
+        with counted.together():
+            assert len(counted.select("FROM recordings")) == 1
+    assert len(opens) == 1
+    counted.select("FROM recordings")
+    assert len(opens) == 2
 
 
 def test_times_come_back_in_utc_wherever_the_machine_stands(
@@ -306,13 +348,20 @@ def test_a_warehouse_whose_tables_had_other_keys_gets_those_of_now_and_keeps_its
     warehouse.append(ONE_OF_EACH)
     before = {row.table: warehouse.select(f"FROM {row.table}") for row in ONE_OF_EACH}
     with warehouse.write() as earlier:
+        # A version in between had added these to rows that were there.
+        earlier.execute("ALTER TABLE findings ALTER located DROP NOT NULL")
+        earlier.execute("ALTER TABLE findings ALTER spans DROP NOT NULL")
+        earlier.execute("UPDATE findings SET located = NULL, spans = NULL")
+    with warehouse.write() as earlier:
         earlier.execute("ALTER TABLE recordings ADD PRIMARY KEY (recording_id)")
         earlier.execute("ALTER TABLE stage_times ADD PRIMARY KEY (recording_id, stage)")
+        earlier.execute("ALTER TABLE findings ADD PRIMARY KEY (recording_id, engine_version, finding_no)")
         earlier.execute("CREATE TABLE evidence_of_before AS FROM evidence; DROP TABLE evidence")
         earlier.execute("ALTER TABLE evidence_of_before RENAME TO evidence")
         earlier.execute("ALTER TABLE evidence ADD PRIMARY KEY (recording_id, engine_version, finding_no)")
         earlier.execute("UPDATE schema_digest SET digest = 'earlier'")
     later = Warehouse(warehouse.path)
+    before["findings"] = [row | {"located": False, "spans": []} for row in before["findings"]]
     assert {row.table: later.select(f"FROM {row.table}") for row in ONE_OF_EACH} == before
     keys = (
         "SELECT table_name, constraint_column_names AS names FROM duckdb_constraints() "
