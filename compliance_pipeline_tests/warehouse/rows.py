@@ -11,6 +11,7 @@ from compliance_pipeline.warehouse.tables import (
     RecordingRow,
     RemediationRow,
     Row,
+    ScreeningRow,
     StageTimeRow,
     VerdictRow,
     ViolationRow,
@@ -122,7 +123,29 @@ def evidence(recording_id: str = "rec-1", **changes: Any) -> EvidenceRow:
     return replace(row, **changes)
 
 
+def screening(recording_id: str = "rec-1", **changes: Any) -> ScreeningRow:
+    row = ScreeningRow(
+        recording_id=recording_id,
+        engine_version="engine-1",
+        partition_hour=HOUR,
+        channel="voice",
+        direction="inbound",
+        queue="billing",
+        started_at=HOUR,
+        called_time_zone="Europe/Dublin",
+        correlation_id="msg-1",
+        words_known=True,
+        words_timed=True,
+        speakers=["agent", "customer"],
+        annotations=[],
+        duration_ms=60_000,
+        unscreenable_reason=None,
+        screened_at=HOUR,
+    )
+    return replace(row, **changes)
+
+
 ONE_OF_EACH: tuple[Row, ...] = (
-    recording(), media(), finding(), verdict(), violation(), remediation(), stage(),
+    recording(), media(), finding(), screening(), verdict(), violation(), remediation(), stage(),
     evidence(),
 )  # fmt: skip
