@@ -72,7 +72,9 @@ class PipelineResource(dg.ConfigurableResource["PipelineResource"]):
             opened.callback(platform.close)
             engine = engine_of(settings, policy, inbox)
             opened.callback(engine.close)
-            self._pipeline = Pipeline(settings, inbox, warehouse_of(settings), platform, policy, engine)
+            warehouse = warehouse_of(settings)
+            warehouse.gives_way = not live and self.home is None
+            self._pipeline = Pipeline(settings, inbox, warehouse, platform, policy, engine)
             yield self
 
     def _platform(self, settings: "Settings", inbox: "Inbox", *, background: bool) -> Platform:

@@ -30,6 +30,7 @@ from compliance_pipeline.warehouse.warehouse import (
     WarehouseBusy,
     WarehouseError,
     WarehouseUnavailable,
+    leave_to_others,
     sql,
 )
 
@@ -350,8 +351,11 @@ class ServedWarehouse(Warehouse):
     @contextmanager
     def write(self) -> "Iterator[DuckDBPyConnection]":
         with self._session("write") as session:
+            began = monotonic()
             yield cast("DuckDBPyConnection", session)
             session.commit()
+        if self.gives_way:
+            leave_to_others(2 * (monotonic() - began))
 
     @contextmanager
     def read(self) -> "Iterator[DuckDBPyConnection]":

@@ -158,6 +158,9 @@ class Warehouse:
     Methods raise WarehouseBusy after `lock_timeout_s` seconds.
     """
 
+    gives_way = False
+    """Whether each transaction is followed by a pause of twice its length: for work that can wait."""
+
     def __init__(self, path: Path, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self.path = path
         self._lock_timeout_s = lock_timeout_s
@@ -170,9 +173,15 @@ class Warehouse:
 
     @contextmanager
     def _connect(self, read_only: bool) -> Iterator["DuckDBPyConnection"]:
-        with self._locked() as deadline, self._open(read_only, deadline) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            yield connection
+        began = monotonic()
+        try:
+            with self._locked() as deadline, self._open(read_only, deadline) as connection:
+                began = monotonic()
+                connection.execute("SET TimeZone = 'UTC'")
+                yield connection
+        finally:
+            if self.gives_way:
+                leave_to_others(2 * (monotonic() - began))
 
     @contextmanager
     def _locked(self) -> Iterator[float]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
@@ -170,6 +171,20 @@ def test_reads_together_are_one_open(warehouse: Warehouse) -> None:
     assert len(opens) == 1
     counted.select("FROM recordings")
     assert len(opens) == 2
+
+
+def test_work_that_can_wait_leaves_the_warehouse_to_others_for_longer_than_it_had_it(warehouse: Warehouse) -> None:
+    warehouse.append([recording()])
+    waits = Warehouse(warehouse.path)
+    waits.select("FROM recordings")
+    took: list[float] = []
+    for waits.gives_way in (False, True):
+        began = time.monotonic()
+        with waits.read():
+            time.sleep(0.2)
+        took.append(time.monotonic() - began)
+    assert took[0] >= 0.2
+    assert took[1] >= 0.6
 
 
 def test_times_come_back_in_utc_wherever_the_machine_stands(
